@@ -1,0 +1,15 @@
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <cstddef>
+#include <span>
+
+namespace sllm {
+
+void bind_base(pybind11::module_& module);
+
+// A read-only view of any contiguous Python buffer; valid while `source` lives.
+std::span<const std::byte> bytes_of(const pybind11::buffer_info& source);
+
+}  // namespace sllm

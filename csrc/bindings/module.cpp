@@ -1,0 +1,6 @@
+#include "bindings/bindings.h"
+
+PYBIND11_MODULE(_core, module) {
+  module.doc() = "native core of sllm_store; not a public interface";
+  sllm::bind_base(module);
+}

@@ -1,0 +1,1 @@
+"""The gateway, scheduler and node agents of sllm."""

@@ -1,0 +1,41 @@
+"""Load large language models at the speed of the slowest link between their bytes and the device."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from sllm_store import errors
+
+if TYPE_CHECKING:
+    from sllm_store._version import __version__
+    from sllm_store.checkpoint import Checkpoint, open_checkpoint
+    from sllm_store.convert import ConvertReport, convert, save_model, save_tensors
+    from sllm_store.loading import load_tensors
+    from sllm_store.report import LoadReport
+    from sllm_store.transformers import load_model
+
+# Imported on first use: importing this package costs milliseconds and never imports torch.
+_EXPORTS = {
+    "__version__": "_version",
+    "Checkpoint": "checkpoint",
+    "ConvertReport": "convert",
+    "LoadReport": "report",
+    "convert": "convert",
+    "load_model": "transformers",
+    "load_tensors": "loading",
+    "open_checkpoint": "checkpoint",
+    "save_model": "convert",
+    "save_tensors": "convert",
+}
+
+__all__ = ["errors", *sorted(_EXPORTS)]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> object:
+    module = _EXPORTS.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__} has no attribute {name}")
+    return getattr(import_module(f"{__name__}.{module}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
