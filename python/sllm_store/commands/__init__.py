@@ -1,0 +1,1 @@
+"""The commands of `sllm-store`, one module each."""

@@ -1,0 +1,1 @@
+"""The kinds of input that `convert` reads."""
