@@ -1,0 +1,28 @@
+# One verb a line; the logic is in tools/. PYTHON= names the interpreter, TORCH= a requirement or a wheel.
+.PHONY: help setup demo test test-slow test-torch-old sanitize lint format wheels bench clean
+export PYTHON TORCH
+
+help: ## list these verbs
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 18
+setup: ## make .venv, with torch, the extras and the built core
+	@tools/setup.sh
+demo: setup ## convert a model, load it, compare, and say how long it took (DEMO_ARGS=)
+	@.venv/bin/python tools/demo.py $(DEMO_ARGS)
+test: setup ## lint, C++ tests, then the house rules and the Python tests
+	@tools/test.sh
+test-slow: setup ## the tests that take minutes
+	@.venv/bin/python -m pytest -m slow
+test-torch-old: ## the loading tests with the oldest torch that is supported, in a venv of its own
+	@tools/test_torch_old.sh
+sanitize: setup ## the C++ tests under address, undefined-behaviour and thread sanitizers
+	@tools/sanitize.sh
+lint: setup ## ruff, mypy and clang-format, changing nothing
+	@tools/lint.sh
+format: setup ## let ruff and clang-format change what they would complain of
+	@tools/format.sh
+wheels: setup ## a wheel for each Python found, each installed and tried, into wheelhouse/
+	@.venv/bin/python tools/wheels.py
+bench: setup ## every script of benchmarks/
+	@tools/bench.sh
+clean: ## remove what these verbs made
+	@rm -rf .venv .venv-torch-old build wheelhouse .pytest_cache .hypothesis .mypy_cache .ruff_cache
