@@ -37,7 +37,8 @@ class Shift {
   constexpr explicit Shift(std::uint64_t bytes) {
     const std::uint32_t factor = zeros(bytes);
     for (std::uint32_t lane = 0; lane < 4; ++lane) {
-      for (std::uint32_t value = 0; value < 256; ++value) tables_[lane][value] = multiply(factor, value << (8 * lane));
+      for (std::uint32_t value = 0; value < 256; ++value)
+        tables_[lane][value] = multiply(factor, value << (8 * lane));
     }
   }
   constexpr std::uint32_t operator()(std::uint32_t state) const {

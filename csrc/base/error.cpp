@@ -1,28 +1,43 @@
 #include "base/error.h"
 
-#include <cerrno>
 #include <cctype>
+#include <cerrno>
 #include <system_error>
 
 namespace sllm {
 
 std::string_view name_of(ErrorCode code) {
   switch (code) {
-    case ErrorCode::kInvalid: return "invalid";
-    case ErrorCode::kNotFound: return "not_found";
-    case ErrorCode::kConflict: return "conflict";
-    case ErrorCode::kUnauthenticated: return "unauthenticated";
-    case ErrorCode::kForbidden: return "forbidden";
-    case ErrorCode::kCorrupt: return "corrupt";
-    case ErrorCode::kUnsupported: return "unsupported";
-    case ErrorCode::kIo: return "io";
-    case ErrorCode::kExhausted: return "exhausted";
-    case ErrorCode::kBusy: return "busy";
-    case ErrorCode::kUnavailable: return "unavailable";
-    case ErrorCode::kDeadline: return "deadline";
-    case ErrorCode::kDevice: return "device";
-    case ErrorCode::kCancelled: return "cancelled";
-    case ErrorCode::kInternal: break;
+    case ErrorCode::kInvalid:
+      return "invalid";
+    case ErrorCode::kNotFound:
+      return "not_found";
+    case ErrorCode::kConflict:
+      return "conflict";
+    case ErrorCode::kUnauthenticated:
+      return "unauthenticated";
+    case ErrorCode::kForbidden:
+      return "forbidden";
+    case ErrorCode::kCorrupt:
+      return "corrupt";
+    case ErrorCode::kUnsupported:
+      return "unsupported";
+    case ErrorCode::kIo:
+      return "io";
+    case ErrorCode::kExhausted:
+      return "exhausted";
+    case ErrorCode::kBusy:
+      return "busy";
+    case ErrorCode::kUnavailable:
+      return "unavailable";
+    case ErrorCode::kDeadline:
+      return "deadline";
+    case ErrorCode::kDevice:
+      return "device";
+    case ErrorCode::kCancelled:
+      return "cancelled";
+    case ErrorCode::kInternal:
+      break;
   }
   return "internal";
 }
@@ -32,17 +47,24 @@ namespace {
 ErrorCode code_of_errno(int number) {
   switch (number) {
     case ENOENT:
-    case ENOTDIR: return ErrorCode::kNotFound;
+    case ENOTDIR:
+      return ErrorCode::kNotFound;
     case EACCES:
-    case EPERM: return ErrorCode::kForbidden;
-    case EEXIST: return ErrorCode::kConflict;
+    case EPERM:
+      return ErrorCode::kForbidden;
+    case EEXIST:
+      return ErrorCode::kConflict;
     case ENOMEM:
     case EMFILE:
-    case ENFILE: return ErrorCode::kExhausted;
+    case ENFILE:
+      return ErrorCode::kExhausted;
     case ENOSYS:
-    case EOPNOTSUPP: return ErrorCode::kUnsupported;
-    case ETIMEDOUT: return ErrorCode::kDeadline;
-    default: return ErrorCode::kIo;
+    case EOPNOTSUPP:
+      return ErrorCode::kUnsupported;
+    case ETIMEDOUT:
+      return ErrorCode::kDeadline;
+    default:
+      return ErrorCode::kIo;
   }
 }
 

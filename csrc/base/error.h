@@ -28,11 +28,10 @@ enum class ErrorCode {
 };
 
 inline constexpr std::array kErrorCodes = {
-    ErrorCode::kInvalid,     ErrorCode::kNotFound,        ErrorCode::kConflict,
-    ErrorCode::kUnauthenticated, ErrorCode::kForbidden,   ErrorCode::kCorrupt,
-    ErrorCode::kUnsupported, ErrorCode::kIo,              ErrorCode::kExhausted,
-    ErrorCode::kBusy,        ErrorCode::kUnavailable,     ErrorCode::kDeadline,
-    ErrorCode::kDevice,      ErrorCode::kCancelled,       ErrorCode::kInternal,
+    ErrorCode::kInvalid,   ErrorCode::kNotFound,  ErrorCode::kConflict,    ErrorCode::kUnauthenticated,
+    ErrorCode::kForbidden, ErrorCode::kCorrupt,   ErrorCode::kUnsupported, ErrorCode::kIo,
+    ErrorCode::kExhausted, ErrorCode::kBusy,      ErrorCode::kUnavailable, ErrorCode::kDeadline,
+    ErrorCode::kDevice,    ErrorCode::kCancelled, ErrorCode::kInternal,
 };
 
 // The code as both languages spell it: "not_found".

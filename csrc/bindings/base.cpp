@@ -38,7 +38,8 @@ void raise_as_python(std::exception_ptr exception) {
   try {
     if (exception) std::rethrow_exception(exception);
   } catch (const Error& error) {
-    const py::object type = py::module_::import("sllm_store.errors").attr("class_of")(std::string(name_of(error.code())));
+    const py::object type =
+        py::module_::import("sllm_store.errors").attr("class_of")(std::string(name_of(error.code())));
     PyErr_SetString(type.ptr(), error.what());
   }
 }

@@ -13,7 +13,12 @@ from typing import Final, NamedTuple
 import msgspec
 
 from sllm_store import _core
-from sllm_store.errors import CheckpointNotFoundError, CorruptCheckpointError, InvalidArgumentError, from_os_error
+from sllm_store.errors import (
+    CheckpointNotFoundError,
+    CorruptCheckpointError,
+    InvalidArgumentError,
+    from_os_error,
+)
 from sllm_store.header import Header, StoredTensor, decode_header, header_length
 from sllm_store.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest, ManifestFile, decode_manifest
 
@@ -23,10 +28,13 @@ _STEMS: Final = ("model", "adapter_model", "diffusion_pytorch_model")
 
 
 class Partition(NamedTuple):
-    """One data file. `proof` is its entry in the manifest, or None where it is unverified."""
+    """One data file. `proof` is its entry in the manifest, or None where it is unverified.
+
+    `identity` (device, inode, bytes, modification time in ns) tells the file that was opened from any later state.
+    """
 
     path: Path
-    size: int
+    identity: tuple[int, int, int, int]
     header: Header
     proof: ManifestFile | None
 
@@ -83,7 +91,9 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     tensors = _locate_all(partitions)
     tied = dict(manifest.tied) if manifest else {}
     _check_tied(tied, tensors, root / MANIFEST_NAME)
-    return Checkpoint(root, partitions, MappingProxyType(tensors), MappingProxyType(tied), manifest is not None)
+    return Checkpoint(
+        root, partitions, MappingProxyType(tensors), MappingProxyType(tied), manifest is not None
+    )
 
 
 def _read_manifest(root: Path) -> Manifest | None:
@@ -92,7 +102,9 @@ def _read_manifest(root: Path) -> Manifest | None:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             if size > MAX_MANIFEST_BYTES:
-                raise CorruptCheckpointError(f"{path} has {size} bytes, over the limit of {MAX_MANIFEST_BYTES}")
+                raise CorruptCheckpointError(
+                    f"{path} has {size} bytes, over the limit of {MAX_MANIFEST_BYTES}"
+                )
             return decode_manifest(file.read(), str(path))
     except FileNotFoundError:
         return None
@@ -114,9 +126,13 @@ def _find_weights(root: Path) -> list[Path]:
     if len(others) == 1:
         return [root / others[0]]
     if others:
-        raise InvalidArgumentError(f"{root} has {len(others)} safetensors files and no index; name one of them")
+        raise InvalidArgumentError(
+            f"{root} has {len(others)} safetensors files and no index; name one of them"
+        )
     hint = f"; hint: sllm-store convert {root} DST" if _has_convertible(present) else ""
-    raise CheckpointNotFoundError(f"{root} is no checkpoint: it has neither {MANIFEST_NAME} nor safetensors files{hint}")
+    raise CheckpointNotFoundError(
+        f"{root} is no checkpoint: it has neither {MANIFEST_NAME} nor safetensors files{hint}"
+    )
 
 
 def _has_convertible(names: list[str]) -> bool:
@@ -144,7 +160,8 @@ def _read_index(path: Path) -> list[Path]:
 def _open_partition(path: Path, proof: ManifestFile | None) -> Partition:
     try:
         with path.open("rb", buffering=0) as file:
-            size = os.fstat(file.fileno()).st_size
+            status = os.fstat(file.fileno())
+            size = status.st_size
             if proof is not None and size != proof.bytes:
                 raise CorruptCheckpointError(
                     f"{path} has {size} bytes, the manifest says {proof.bytes}: it was truncated or replaced"
@@ -157,7 +174,8 @@ def _open_partition(path: Path, proof: ManifestFile | None) -> Partition:
         raise from_os_error(error, f"cannot open {path}") from error
     if proof is not None:
         _check_header(prefix + text, path, proof)
-    return Partition(path, size, decode_header(text, size, str(path)), proof)
+    identity = (status.st_dev, status.st_ino, size, status.st_mtime_ns)
+    return Partition(path, identity, decode_header(text, size, str(path)), proof)
 
 
 def _read_exactly(fd: int, count: int, offset: int, path: Path) -> bytes:
@@ -174,7 +192,9 @@ def _read_exactly(fd: int, count: int, offset: int, path: Path) -> bytes:
 
 def _check_header(header: bytes, path: Path, proof: ManifestFile) -> None:
     if len(header) != proof.header_bytes or _core.crc32c(header) != int(proof.header_crc32c, 16):
-        raise CorruptCheckpointError(f"{path} is damaged: the crc32c of its header, bytes 0 to {len(header)}, does not match")
+        raise CorruptCheckpointError(
+            f"{path} is damaged: the crc32c of its header, bytes 0 to {len(header)}, does not match"
+        )
 
 
 def _locate_all(partitions: tuple[Partition, ...]) -> dict[str, Location]:
@@ -184,7 +204,9 @@ def _locate_all(partitions: tuple[Partition, ...]) -> dict[str, Location]:
         for tensor in partition.header.tensors:
             tensors[tensor.name] = Location(number, base + tensor.start, tensor)
     if len(tensors) != sum(len(partition.header.tensors) for partition in partitions):
-        raise CorruptCheckpointError(f"{_first_duplicate(partitions)} is in two files of {partitions[0].path.parent}")
+        raise CorruptCheckpointError(
+            f"{_first_duplicate(partitions)} is in two files of {partitions[0].path.parent}"
+        )
     return tensors
 
 

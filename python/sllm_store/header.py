@@ -73,9 +73,13 @@ def header_length(prefix: bytes, file_bytes: int, origin: str) -> int:
         raise CorruptCheckpointError(f"{origin} is truncated: {file_bytes} bytes hold no safetensors header")
     length = int.from_bytes(prefix[:_LENGTH_BYTES], "little")
     if length > MAX_HEADER_BYTES:
-        raise CorruptCheckpointError(f"{origin} has a header of {length} bytes, over the limit of {MAX_HEADER_BYTES}")
+        raise CorruptCheckpointError(
+            f"{origin} has a header of {length} bytes, over the limit of {MAX_HEADER_BYTES}"
+        )
     if _LENGTH_BYTES + length > file_bytes:
-        raise CorruptCheckpointError(f"{origin} is truncated: its header ends at {_LENGTH_BYTES + length} of {file_bytes} bytes")
+        raise CorruptCheckpointError(
+            f"{origin} is truncated: its header ends at {_LENGTH_BYTES + length} of {file_bytes} bytes"
+        )
     return length
 
 
@@ -101,7 +105,11 @@ def encode_header(tensors: Iterable[StoredTensor], metadata: Mapping[str, str]) 
     members: dict[str, object] = {_METADATA: dict(metadata)} if metadata else {}
     for tensor in tensors:
         end = tensor.start + tensor.nbytes
-        members[tensor.name] = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": (tensor.start, end)}
+        members[tensor.name] = {
+            "dtype": tensor.dtype,
+            "shape": tensor.shape,
+            "data_offsets": (tensor.start, end),
+        }
     text = msgspec.json.encode(members)
     padding = -(_LENGTH_BYTES + len(text)) % DATA_ALIGNMENT
     return (len(text) + padding).to_bytes(_LENGTH_BYTES, "little") + text + b" " * padding
@@ -136,7 +144,9 @@ def _decode_tensor(name: str, text: msgspec.Raw) -> StoredTensor:
         start, end = entry.data_offsets
         if end - start != nbytes or nbytes > MAX_TENSOR_BYTES:
             shape = "x".join(map(str, entry.shape))
-            raise ValueError(f"{entry.dtype} of shape [{shape}] takes {nbytes} bytes, not those from {start} to {end}")
+            raise ValueError(
+                f"{entry.dtype} of shape [{shape}] takes {nbytes} bytes, not those from {start} to {end}"
+            )
     except ValueError as error:
         raise ValueError(f"tensor {name}: {error}") from error
     return StoredTensor(name, entry.dtype, tuple(entry.shape), start, nbytes)

@@ -77,7 +77,9 @@ def decode_manifest(text: bytes, origin: str) -> Manifest:
     trailer = _TRAILER.search(text[-_TRAILER_BYTES:])
     body = text[:-_TRAILER_BYTES]
     if trailer is None or int(trailer[1], 16) != _core.crc32c(body):
-        raise CorruptCheckpointError(f"{origin} is damaged: its crc32c does not match; convert the checkpoint again")
+        raise CorruptCheckpointError(
+            f"{origin} is damaged: its crc32c does not match; convert the checkpoint again"
+        )
     try:
         version = msgspec.json.decode(body + b"}", type=_Versioned).version
         if version > FORMAT_VERSION:
@@ -100,4 +102,6 @@ def _check(manifest: Manifest) -> None:
     for file in manifest.files:
         spans = -(-file.bytes // SPAN_BYTES)
         if len(file.spans_crc32c) != 8 * spans:
-            raise ValueError(f"{file.name} has {len(file.spans_crc32c)} digits of crc32c, {spans} spans need {8 * spans}")
+            raise ValueError(
+                f"{file.name} has {len(file.spans_crc32c)} digits of crc32c, {spans} spans need {8 * spans}"
+            )

@@ -1,0 +1,149 @@
+#include <pybind11/native_enum.h>
+#include <pybind11/stl.h>
+
+#include <array>
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "base/error.h"
+#include "bindings/bindings.h"
+#include "load/pipeline.h"
+#include "memory/host_buffer.h"
+
+namespace py = pybind11;
+
+namespace sllm {
+namespace {
+
+constexpr std::chrono::milliseconds kSignalPeriod{100};
+
+// A request to end a load, made from another thread.
+class StopFlag {
+ public:
+  void set() { requested_.store(true, std::memory_order_relaxed); }
+  bool is_set() const { return requested_.load(std::memory_order_relaxed); }
+
+ private:
+  std::atomic<bool> requested_{false};
+};
+
+// Ends a load on the flag and, in the interpreter's main thread, on a signal whose handler raises. Taking the
+// GIL stalls the reads while another thread computes, so signals are looked for now and then only.
+class Interruption {
+ public:
+  Interruption(const StopFlag& stop, bool handles_signals) : stop_(stop), handles_signals_(handles_signals) {}
+
+  void operator()() {
+    if (stop_.is_set()) throw Error(ErrorCode::kCancelled, "the load was cancelled");
+    const auto now = std::chrono::steady_clock::now();
+    if (!handles_signals_ || now < next_) return;
+    next_ = now + kSignalPeriod;
+    const py::gil_scoped_acquire locked;
+    if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+  }
+
+ private:
+  const StopFlag& stop_;
+  bool handles_signals_;
+  std::chrono::steady_clock::time_point next_ = std::chrono::steady_clock::now() + kSignalPeriod;
+};
+
+PlannedFile planned_file(const py::tuple& file) {
+  const auto [device, inode, bytes, modified_ns] =
+      file[1].cast<std::tuple<std::uint64_t, std::uint64_t, std::uint64_t, std::int64_t>>();
+  return {
+      .path = file[0].cast<std::string>(),
+      .identity = {device, inode, bytes, modified_ns},
+      .span_crcs = file[2].cast<std::vector<std::uint32_t>>(),
+  };
+}
+
+LoadPlan make_plan(const py::sequence& files, const std::vector<std::array<std::uint64_t, 4>>& extents,
+                   std::uint64_t destination_bytes) {
+  LoadPlan plan;
+  for (const py::handle file : files) plan.files.push_back(planned_file(file.cast<py::tuple>()));
+  plan.extents.reserve(extents.size());
+  for (const auto& [file, offset, bytes, destination] : extents)
+    plan.extents.push_back({file, offset, bytes, destination});
+  plan.destination_bytes = destination_bytes;
+  validate(plan);
+  return plan;
+}
+
+py::dict as_dict(const LoadReport& report) {
+  using namespace py::literals;
+  return py::dict("bytes_read"_a = report.bytes_read, "bytes_in_place"_a = report.bytes_in_place,
+                  "bytes_verified"_a = report.bytes_verified, "reads"_a = report.reads,
+                  "repeats"_a = report.repeats, "deepest"_a = report.deepest,
+                  "direct_files"_a = report.direct_files, "buffered_files"_a = report.buffered_files,
+                  "queue"_a = report.queue, "total_s"_a = report.total_s,
+                  "read_wait_s"_a = report.read_wait_s, "check_wait_s"_a = report.check_wait_s,
+                  "verify_s"_a = report.verify_s, "copy_s"_a = report.copy_s,
+                  "prefault_s"_a = report.prefault_s, "cpu_s"_a = report.cpu_s);
+}
+
+py::dict load_plan(const LoadPlan& plan, const HostBuffer& destination, const LoadOptions& options,
+                   const StopFlag& stop, bool handles_signals) {
+  LoadReport report;
+  {
+    const py::gil_scoped_release unlocked;
+    report = load(plan, destination.bytes(), options, Interruption(stop, handles_signals));
+  }
+  return as_dict(report);
+}
+
+std::pair<py::dict, std::vector<std::pair<std::uint64_t, std::uint64_t>>> check_plan(
+    const LoadPlan& plan, const LoadOptions& options, const StopFlag& stop, bool handles_signals) {
+  CheckResult result;
+  {
+    const py::gil_scoped_release unlocked;
+    result = check(plan, options, Interruption(stop, handles_signals));
+  }
+  std::vector<std::pair<std::uint64_t, std::uint64_t>> bad;
+  for (const BadSpan& span : result.bad_spans) bad.emplace_back(span.file, span.span);
+  return {as_dict(result.report), bad};
+}
+
+LoadOptions make_options(QueueKind queue, FileAccess access, unsigned depth, std::uint64_t extent_bytes,
+                         unsigned check_threads) {
+  return {.queue = queue,
+          .access = access,
+          .depth = depth,
+          .extent_bytes = extent_bytes,
+          .check_threads = check_threads};
+}
+
+}  // namespace
+
+void bind_load(py::module_& module) {
+  const LoadOptions defaults;
+  py::native_enum<QueueKind>(module, "QueueKind", "enum.Enum")
+      .value("AUTO", QueueKind::kAuto)
+      .value("URING", QueueKind::kUring)
+      .value("THREADS", QueueKind::kThreaded)
+      .finalize();
+  py::native_enum<FileAccess>(module, "FileAccess", "enum.Enum")
+      .value("DIRECT", FileAccess::kDirect)
+      .value("BUFFERED", FileAccess::kBuffered)
+      .finalize();
+  py::class_<StopFlag>(module, "StopFlag").def(py::init()).def("set", &StopFlag::set);
+  py::class_<LoadPlan>(module, "LoadPlan")
+      .def(py::init(&make_plan), py::arg("files"), py::arg("extents"), py::arg("destination_bytes"))
+      .def_readonly("destination_bytes", &LoadPlan::destination_bytes);
+  py::class_<LoadOptions>(module, "LoadOptions")
+      .def(py::init(&make_options), py::kw_only(), py::arg("queue") = defaults.queue,
+           py::arg("access") = defaults.access, py::arg("depth") = defaults.depth,
+           py::arg("extent_bytes") = defaults.extent_bytes,
+           py::arg("check_threads") = defaults.check_threads);
+  module.def("load", load_plan, py::arg("plan"), py::arg("destination"), py::arg("options"), py::arg("stop"),
+             py::arg("handles_signals"));
+  module.def("check", check_plan, py::arg("plan"), py::arg("options"), py::arg("stop"),
+             py::arg("handles_signals"));
+}
+
+}  // namespace sllm

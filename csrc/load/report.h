@@ -1,0 +1,38 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace sllm {
+
+// What one load did and where its time went. Busy seconds are summed over the threads of a stage; waits are
+// the reading thread's.
+struct LoadReport {
+  std::uint64_t bytes_read = 0;      // from files, the rounding to spans and blocks included
+  std::uint64_t bytes_in_place = 0;  // of them, read to where they belong without a copy
+  std::uint64_t bytes_verified = 0;
+  std::uint64_t reads = 0;
+  std::uint64_t repeats = 0;       // reads that were short or interrupted
+  std::uint64_t deepest = 0;       // the most extents that were in flight
+  std::uint64_t direct_files = 0;  // read around the page cache
+  std::uint64_t buffered_files = 0;
+  std::string queue;
+  double total_s = 0;
+  double read_wait_s = 0;   // nothing to do but to wait for the drive
+  double check_wait_s = 0;  // reads held back, or all done, and verifying or copying was not
+  double verify_s = 0;
+  double copy_s = 0;
+  double prefault_s = 0;
+  double cpu_s = 0;  // of the whole process while the load ran
+};
+
+// A span whose bytes are not those that the manifest proves.
+struct BadSpan {
+  std::uint64_t file = 0;
+  std::uint64_t span = 0;
+
+  auto operator<=>(const BadSpan&) const = default;
+};
+
+}  // namespace sllm

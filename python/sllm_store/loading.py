@@ -1,0 +1,169 @@
+"""`load_tensors`: a checkpoint's tensors in this process's memory, without any daemon."""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+
+from sllm_store import _core
+from sllm_store.checkpoint import Checkpoint, Partition, open_checkpoint
+from sllm_store.errors import InvalidArgumentError, UnsupportedError
+from sllm_store.plan import LoadPlan, make_plan
+from sllm_store.report import LoadReport
+
+if TYPE_CHECKING:
+    import torch
+
+Memory = Literal["own"]
+Queue = Literal["auto", "io_uring", "threads"]
+OnReport = Callable[[LoadReport], None]
+
+_QUEUES: Final = {
+    "auto": _core.QueueKind.AUTO,
+    "io_uring": _core.QueueKind.URING,
+    "threads": _core.QueueKind.THREADS,
+}
+_MEMORIES: Final = ("own",)
+
+
+class LoadRequest(NamedTuple):
+    """How to load, checked by `check_request`; the fields mean what load_tensors' arguments do."""
+
+    names: Iterable[str] | None = None
+    verify: bool = True
+    memory: Memory = "own"
+    queue: Queue = "auto"
+
+
+class Loaded(NamedTuple):
+    """Tensors' bytes in memory: `plan.offsets` says where each stored one begins in `buffer`."""
+
+    checkpoint: Checkpoint
+    names: list[str]
+    verified: bool
+    buffer: _core.HostBuffer
+    plan: LoadPlan
+    stages: dict[str, float | int | str]
+
+
+def load_tensors(
+    path: str | os.PathLike[str],
+    *,
+    device: "str | torch.device" = "cpu",
+    names: Iterable[str] | None = None,
+    verify: bool = True,
+    memory: Memory = "own",
+    raw: bool = False,
+    queue: Queue = "auto",
+    on_report: OnReport | None = None,
+) -> "dict[str, torch.Tensor]":
+    """Load a checkpoint's tensors, in the order of their bytes, tied ones last.
+
+    `path` is a converted folder, a plain Hugging Face folder of safetensors, or one safetensors file; the last two
+    have no CRCs and load unverified, which the report says. The tensors are writable, and each has a storage of
+    exactly its own bytes inside one buffer, which is freed with the last of them; tied tensors share theirs.
+
+    device: where to; this version loads onto "cpu".
+    names: the tensors to load; all of them by default.
+    verify: compare the CRC32C of every span that is read with the manifest's.
+    memory: "own", a buffer of the process's own.
+    raw: each tensor as its bytes, one dimension of uint8, whatever its dtype.
+    queue: how files are read: "io_uring", "threads", or "auto", the first of them that works here.
+    on_report: called with the LoadReport before the tensors are returned.
+
+    Raises InvalidArgumentError, CheckpointNotFoundError, PermissionDeniedError, CorruptCheckpointError (the file,
+    and the byte range of the bad span), UnsupportedError (a dtype that this torch lacks: load it raw; a device),
+    StoreIOError, OutOfMemoryError.
+    """
+    from sllm_store.torch_tensors import check_dtypes, to_torch
+
+    start = time.perf_counter()
+    request = LoadRequest(names, verify, memory, queue)
+    check_request(request, str(device))
+    checkpoint = open_checkpoint(path)
+    wanted = select_names(checkpoint, names)
+    if not raw:
+        check_dtypes(checkpoint, wanted)
+    loaded = load_bytes(checkpoint, request._replace(names=wanted), _core.StopFlag())
+    handover = time.perf_counter()
+    tensors = to_torch(loaded, raw=raw)
+    if on_report is not None:
+        on_report(make_report(loaded, start=start, handover=handover))
+    return tensors
+
+
+def check_request(request: LoadRequest, device: str) -> None:
+    """Raise InvalidArgumentError or UnsupportedError for what cannot be, before a byte is read."""
+    if request.memory not in _MEMORIES:
+        raise InvalidArgumentError(f"memory {request.memory!r} is none of {', '.join(_MEMORIES)}")
+    if request.queue not in _QUEUES:
+        raise InvalidArgumentError(f"queue {request.queue!r} is none of {', '.join(_QUEUES)}")
+    if device.partition(":")[0] != "cpu":
+        raise UnsupportedError(f"cannot load onto device {device}: this version loads onto the cpu")
+
+
+def select_names(checkpoint: Checkpoint, names: Iterable[str] | None) -> list[str]:
+    """The tensors that are asked for, in the checkpoint's order, each once."""
+    if names is None:
+        return checkpoint.names()
+    if isinstance(names, str):
+        raise InvalidArgumentError(f"names is one string, {names!r}; a list of names is wanted")
+    wanted = set(names)
+    for name in wanted:
+        checkpoint.locate(name)
+    return [name for name in checkpoint.names() if name in wanted]
+
+
+def load_bytes(checkpoint: Checkpoint, request: LoadRequest, stop: _core.StopFlag) -> Loaded:
+    """Read the named tensors into a fresh buffer; `stop` ends it from another thread with CancelledError."""
+    start = time.perf_counter()
+    names = select_names(checkpoint, request.names)
+    plan = make_plan(checkpoint, names)
+    native = native_plan(checkpoint, plan, verify=request.verify)
+    planned = time.perf_counter()
+    buffer = _core.HostBuffer(plan.destination_bytes)
+    options = _core.LoadOptions(queue=_QUEUES[request.queue])
+    stages = _core.load(native, buffer, options, stop, is_main_thread())
+    load_s = time.perf_counter() - planned
+    stages.update(plan_s=planned - start, load_s=load_s)
+    return Loaded(checkpoint, names, request.verify and checkpoint.is_verifiable, buffer, plan, stages)
+
+
+def native_plan(checkpoint: Checkpoint, plan: LoadPlan, *, verify: bool) -> _core.LoadPlan:
+    """The plan as the native core takes it."""
+    used = sorted({extent.partition for extent in plan.extents})
+    numbers = {partition: number for number, partition in enumerate(used)}
+    files = [_native_file(checkpoint.partitions[partition], verify) for partition in used]
+    extents = [extent._replace(partition=numbers[extent.partition]) for extent in plan.extents]
+    return _core.LoadPlan(files, extents, plan.destination_bytes)
+
+
+def is_main_thread() -> bool:
+    """Whether signal handlers run in the calling thread."""
+    return threading.current_thread() is threading.main_thread()
+
+
+def make_report(loaded: Loaded, *, start: float, handover: float) -> LoadReport:
+    """The account of a load that was called at `start` and had its bytes at `handover` (time.perf_counter)."""
+    end = time.perf_counter()
+    stages = {name: value for name, value in loaded.stages.items() if name != "total_s"}
+    tensors = [loaded.checkpoint.tensors[name].tensor for name in loaded.plan.offsets]
+    nbytes = sum(tensor.nbytes for tensor in tensors)
+    timed = float(loaded.stages["plan_s"]) + float(loaded.stages["load_s"])
+    return LoadReport(
+        path=str(loaded.checkpoint.path),
+        tensors=len(loaded.names),
+        nbytes=nbytes,
+        verified=loaded.verified,
+        memory="own",
+        open_s=handover - start - timed,
+        handover_s=end - handover,
+        total_s=end - start,
+        **stages,  # type: ignore[arg-type]
+    )
+
+
+def _native_file(partition: Partition, verify: bool) -> tuple[str, tuple[int, int, int, int], list[int]]:
+    crcs = list(partition.proof.span_crcs()) if verify and partition.proof else []
+    return str(partition.path), partition.identity, crcs

@@ -1,0 +1,62 @@
+"""Memory of ours as torch tensors."""
+
+from typing import TYPE_CHECKING
+
+from sllm_store.checkpoint import Checkpoint
+from sllm_store.dtypes import DTYPES
+from sllm_store.errors import UnsupportedError
+from sllm_store.header import StoredTensor
+
+if TYPE_CHECKING:
+    import torch
+
+    from sllm_store.loading import Loaded
+
+
+def check_dtypes(checkpoint: Checkpoint, names: list[str]) -> None:
+    """Raise UnsupportedError for the first tensor that this torch cannot hold."""
+    for name in names:
+        tensor = checkpoint.locate(name).tensor
+        if torch_dtype(tensor.dtype) is None or _unpackable(tensor):
+            raise UnsupportedError(
+                f"tensor {name} has dtype {tensor.dtype} and shape {list(tensor.shape)}, which this torch lacks; "
+                f"hint: load it with raw=True"
+            )
+
+
+def torch_dtype(dtype: str) -> "torch.dtype | None":
+    """What this torch calls a safetensors dtype; None where it lacks it."""
+    import torch
+
+    name = DTYPES[dtype].torch_name
+    return getattr(torch, name, None) if name else None
+
+
+def to_torch(loaded: "Loaded", *, raw: bool) -> "dict[str, torch.Tensor]":
+    """A tensor for each name, on memory that the buffer shares with it; tied names get the same memory."""
+    from torch.utils.dlpack import from_dlpack
+
+    offsets = loaded.plan.offsets
+    stored = [loaded.checkpoint.tensors[name].tensor for name in offsets]
+    capsules = loaded.buffer.export_ranges(list(offsets.values()), [tensor.nbytes for tensor in stored])
+    parts = {tensor.name: from_dlpack(capsule) for tensor, capsule in zip(stored, capsules, strict=True)}
+    tensors = {}
+    for name in loaded.names:
+        tensor = loaded.checkpoint.locate(name).tensor
+        part = parts[tensor.name]
+        tensors[name] = part.view(-1) if raw else _shaped(part, tensor)
+    return tensors
+
+
+def _unpackable(tensor: StoredTensor) -> bool:
+    per_element = DTYPES[tensor.dtype].per_element
+    return per_element > 1 and (not tensor.shape or tensor.shape[-1] % per_element != 0)
+
+
+def _shaped(part: "torch.Tensor", tensor: StoredTensor) -> "torch.Tensor":
+    dtype = torch_dtype(tensor.dtype)
+    shape = tensor.shape
+    per_element = DTYPES[tensor.dtype].per_element
+    if per_element > 1:
+        shape = (*shape[:-1], shape[-1] // per_element)
+    return part.view(dtype).view(shape)
