@@ -38,6 +38,11 @@ class Partition(NamedTuple):
     header: Header
     proof: ManifestFile | None
 
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return self.identity[2]
+
 
 class Location(NamedTuple):
     """Where a tensor's bytes lie: `offset` is counted from the first byte of the partition's file."""
@@ -91,9 +96,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     tensors = _locate_all(partitions)
     tied = dict(manifest.tied) if manifest else {}
     _check_tied(tied, tensors, root / MANIFEST_NAME)
-    return Checkpoint(
-        root, partitions, MappingProxyType(tensors), MappingProxyType(tied), manifest is not None
-    )
+    return Checkpoint(root, partitions, MappingProxyType(tensors), MappingProxyType(tied), manifest is not None)
 
 
 def _read_manifest(root: Path) -> Manifest | None:
@@ -102,9 +105,7 @@ def _read_manifest(root: Path) -> Manifest | None:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             if size > MAX_MANIFEST_BYTES:
-                raise CorruptCheckpointError(
-                    f"{path} has {size} bytes, over the limit of {MAX_MANIFEST_BYTES}"
-                )
+                raise CorruptCheckpointError(f"{path} has {size} bytes, over the limit of {MAX_MANIFEST_BYTES}")
             return decode_manifest(file.read(), str(path))
     except FileNotFoundError:
         return None
@@ -126,9 +127,7 @@ def _find_weights(root: Path) -> list[Path]:
     if len(others) == 1:
         return [root / others[0]]
     if others:
-        raise InvalidArgumentError(
-            f"{root} has {len(others)} safetensors files and no index; name one of them"
-        )
+        raise InvalidArgumentError(f"{root} has {len(others)} safetensors files and no index; name one of them")
     hint = f"; hint: sllm-store convert {root} DST" if _has_convertible(present) else ""
     raise CheckpointNotFoundError(
         f"{root} is no checkpoint: it has neither {MANIFEST_NAME} nor safetensors files{hint}"
@@ -204,9 +203,7 @@ def _locate_all(partitions: tuple[Partition, ...]) -> dict[str, Location]:
         for tensor in partition.header.tensors:
             tensors[tensor.name] = Location(number, base + tensor.start, tensor)
     if len(tensors) != sum(len(partition.header.tensors) for partition in partitions):
-        raise CorruptCheckpointError(
-            f"{_first_duplicate(partitions)} is in two files of {partitions[0].path.parent}"
-        )
+        raise CorruptCheckpointError(f"{_first_duplicate(partitions)} is in two files of {partitions[0].path.parent}")
     return tensors
 
 

@@ -3,7 +3,7 @@
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from sllm_store import _core
@@ -11,6 +11,7 @@ from sllm_store.checkpoint import Checkpoint, Partition, open_checkpoint
 from sllm_store.errors import InvalidArgumentError, UnsupportedError
 from sllm_store.plan import LoadPlan, make_plan
 from sllm_store.report import LoadReport
+from sllm_store.torch_tensors import check_dtypes, to_torch
 
 if TYPE_CHECKING:
     import torch
@@ -47,6 +48,15 @@ class Loaded(NamedTuple):
     stages: dict[str, float | int | str]
 
 
+class Times(NamedTuple):
+    """What the native core does not see of a load, in seconds; the fields are LoadReport's."""
+
+    open_s: float
+    handover_s: float
+    total_s: float
+    skeleton_s: float = 0.0
+
+
 def load_tensors(
     path: str | os.PathLike[str],
     *,
@@ -76,8 +86,6 @@ def load_tensors(
     and the byte range of the bad span), UnsupportedError (a dtype that this torch lacks: load it raw; a device),
     StoreIOError, OutOfMemoryError.
     """
-    from sllm_store.torch_tensors import check_dtypes, to_torch
-
     start = time.perf_counter()
     request = LoadRequest(names, verify, memory, queue)
     check_request(request, str(device))
@@ -85,11 +93,13 @@ def load_tensors(
     wanted = select_names(checkpoint, names)
     if not raw:
         check_dtypes(checkpoint, wanted)
+    opened = time.perf_counter()
     loaded = load_bytes(checkpoint, request._replace(names=wanted), _core.StopFlag())
-    handover = time.perf_counter()
+    read = time.perf_counter()
     tensors = to_torch(loaded, raw=raw)
     if on_report is not None:
-        on_report(make_report(loaded, start=start, handover=handover))
+        end = time.perf_counter()
+        on_report(make_report(loaded, Times(open_s=opened - start, handover_s=end - read, total_s=end - start)))
     return tensors
 
 
@@ -134,7 +144,7 @@ def native_plan(checkpoint: Checkpoint, plan: LoadPlan, *, verify: bool) -> _cor
     """The plan as the native core takes it."""
     used = sorted({extent.partition for extent in plan.extents})
     numbers = {partition: number for number, partition in enumerate(used)}
-    files = [_native_file(checkpoint.partitions[partition], verify) for partition in used]
+    files = native_files([checkpoint.partitions[partition] for partition in used], verify=verify)
     extents = [extent._replace(partition=numbers[extent.partition]) for extent in plan.extents]
     return _core.LoadPlan(files, extents, plan.destination_bytes)
 
@@ -144,26 +154,26 @@ def is_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()
 
 
-def make_report(loaded: Loaded, *, start: float, handover: float) -> LoadReport:
-    """The account of a load that was called at `start` and had its bytes at `handover` (time.perf_counter)."""
-    end = time.perf_counter()
+def make_report(loaded: Loaded, times: Times) -> LoadReport:
+    """The account of a load: what the native core measured, and the times around it."""
     stages = {name: value for name, value in loaded.stages.items() if name != "total_s"}
-    tensors = [loaded.checkpoint.tensors[name].tensor for name in loaded.plan.offsets]
-    nbytes = sum(tensor.nbytes for tensor in tensors)
-    timed = float(loaded.stages["plan_s"]) + float(loaded.stages["load_s"])
+    tensors = loaded.checkpoint.tensors
     return LoadReport(
         path=str(loaded.checkpoint.path),
         tensors=len(loaded.names),
-        nbytes=nbytes,
+        nbytes=sum(tensors[name].tensor.nbytes for name in loaded.plan.offsets),
         verified=loaded.verified,
         memory="own",
-        open_s=handover - start - timed,
-        handover_s=end - handover,
-        total_s=end - start,
+        **times._asdict(),
         **stages,  # type: ignore[arg-type]
     )
 
 
-def _native_file(partition: Partition, verify: bool) -> tuple[str, tuple[int, int, int, int], list[int]]:
-    crcs = list(partition.proof.span_crcs()) if verify and partition.proof else []
-    return str(partition.path), partition.identity, crcs
+def native_files(
+    partitions: Sequence[Partition], *, verify: bool
+) -> list[tuple[str, tuple[int, int, int, int], list[int]]]:
+    """Path, identity and span CRCs of each; no CRCs where there are none or none are wanted."""
+    return [
+        (str(part.path), part.identity, list(part.proof.span_crcs()) if verify and part.proof else [])
+        for part in partitions
+    ]

@@ -17,9 +17,10 @@ class LoadReport:
     """One load's account. Sizes are bytes; busy seconds are summed over a stage's threads.
 
     `total_s` runs from the call to usable tensors and contains `open_s` (headers and manifest), `plan_s`, `load_s`
-    (first read to last byte verified and in place) and `handover_s` (tensors made of the memory). `read_wait_s` is
-    what the reading thread had nothing to do but wait for the drive, `check_wait_s` what reading was held up, or
-    over, while verifying or copying was not. `cpu_s` is the whole process's during `load_s`.
+    (first read to last byte verified and in place) and `handover_s` (tensors made of the memory, and in `load_model`
+    put into the modules). `skeleton_s`, in `load_model` only, is the time in which the modules were built, beside
+    `load_s`. `read_wait_s` is what the reading thread had nothing to do but wait for the drive, `check_wait_s` what
+    reading was held up, or over, while verifying or copying was not. `cpu_s` is the whole process's during `load_s`.
     """
 
     path: str
@@ -40,6 +41,7 @@ class LoadReport:
     plan_s: float
     load_s: float
     handover_s: float
+    skeleton_s: float = 0.0
     total_s: float
     read_wait_s: float
     check_wait_s: float

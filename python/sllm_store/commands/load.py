@@ -1,0 +1,75 @@
+"""`sllm-store load`."""
+
+import json
+import time
+
+import click
+
+from sllm_store import _core
+from sllm_store.checkpoint import open_checkpoint
+from sllm_store.loading import LoadRequest, Queue, Times, check_request, load_bytes, make_report
+from sllm_store.report import LoadReport
+
+
+@click.command()
+@click.argument("path", type=click.Path())
+@click.option("--no-verify", is_flag=True, help="Don't compare the bytes with the manifest's CRCs.")
+@click.option(
+    "--queue",
+    type=click.Choice(["auto", "io_uring", "threads"]),
+    default="auto",
+    show_default=True,
+    help="How files are read.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+def command(path: str, no_verify: bool, queue: Queue, as_json: bool) -> None:
+    """Load the checkpoint at PATH into host memory and show where the time went.
+
+    The bytes are read, verified and placed as load_tensors does it, without torch.
+    """
+    report = _load(path, LoadRequest(verify=not no_verify, queue=queue))
+    if as_json:
+        click.echo(json.dumps(report.as_dict()))
+    else:
+        _print(report)
+
+
+def _load(path: str, request: LoadRequest) -> LoadReport:
+    start = time.perf_counter()
+    check_request(request, "cpu")
+    checkpoint = open_checkpoint(path)
+    opened = time.perf_counter()
+    loaded = load_bytes(checkpoint, request, _core.StopFlag())
+    return make_report(loaded, Times(opened - start, 0.0, time.perf_counter() - start))
+
+
+def _print(report: LoadReport) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(soft_wrap=True)
+    verified = "verified" if report.verified else "unverified"
+    console.print(
+        f"{report.tensors} tensors, {report.nbytes / 1e9:.3f} GB in {report.total_s:.3f} s: "
+        f"{report.bytes_per_s / 1e9:.2f} GB/s, {verified}",
+        highlight=False,
+    )
+    table = Table("stage", "seconds", "what")
+    for stage, seconds, what in _stages(report):
+        table.add_row(stage, f"{seconds:.3f}", what)
+    console.print(table)
+    console.print(f"the limit was: {report.limit}", highlight=False)
+
+
+def _stages(report: LoadReport) -> list[tuple[str, float, str]]:
+    access = f"{report.direct_files} direct, {report.buffered_files} buffered files"
+    return [
+        ("open", report.open_s, "headers and manifest"),
+        ("plan", report.plan_s, f"{report.reads} reads"),
+        ("load", report.load_s, f"{report.queue}, up to {report.deepest} at once, {access}, {report.cpu_s:.2f} cpu s"),
+        ("- waiting for the drive", report.read_wait_s, f"{report.bytes_read / 1e9:.3f} GB, {report.repeats} repeats"),
+        ("- waiting for checks", report.check_wait_s, "verify and copy were behind"),
+        ("- verify, beside", report.verify_s, f"{report.bytes_verified / 1e9:.3f} GB"),
+        ("- copy, beside", report.copy_s, f"{(report.bytes_read - report.bytes_in_place) / 1e9:.3f} GB staged"),
+        ("- first touch, beside", report.prefault_s, "of the destination's pages"),
+    ]
