@@ -73,10 +73,8 @@ def install_torch(venv: Path) -> None:
         index = ["--index-url", CPU_INDEX]
         say(f"installing {requirement}, the CPU build")
     else:
-        say(
-            f"installing {requirement} from the configured index; PyPI's own is the CUDA build, gigabytes with its"
-        )
-        say("libraries: TORCH= takes another requirement or the path of a wheel")
+        say(f"installing {requirement} from the configured index")
+        say("PyPI's build brings CUDA, some gigabytes; TORCH= takes another requirement or a wheel")
     pip(venv, *requirement.split(), *index)
 
 
@@ -92,11 +90,7 @@ def answers(host: str) -> bool:
 def build_requirements() -> list[str]:
     """What builds the core, installed up front because the project is built without isolation."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    tools = [
-        line
-        for line in project["project"]["optional-dependencies"]["dev"]
-        if line.startswith(("cmake", "ninja"))
-    ]
+    tools = [line for line in project["project"]["optional-dependencies"]["dev"] if line.startswith(("cmake", "ninja"))]
     return [*project["build-system"]["requires"], *tools]
 
 
@@ -115,7 +109,7 @@ def pip(venv: Path, *arguments: str) -> None:
         "-m",
         "pip",
         "install",
-        "-q",
+        "-qq",
         "--disable-pip-version-check",
         *arguments,
     ]
