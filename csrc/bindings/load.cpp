@@ -111,7 +111,7 @@ std::pair<py::dict, std::vector<std::pair<std::uint64_t, std::uint64_t>>> check_
 
 LoadOptions make_options(QueueKind queue, FileAccess access, unsigned depth, std::uint64_t extent_bytes,
                          unsigned check_threads) {
-  return {.queue = queue,
+  return {.queue = queue_factory(queue),
           .access = access,
           .depth = depth,
           .extent_bytes = extent_bytes,
@@ -136,7 +136,7 @@ void bind_load(py::module_& module) {
       .def(py::init(&make_plan), py::arg("files"), py::arg("extents"), py::arg("destination_bytes"))
       .def_readonly("destination_bytes", &LoadPlan::destination_bytes);
   py::class_<LoadOptions>(module, "LoadOptions")
-      .def(py::init(&make_options), py::kw_only(), py::arg("queue") = defaults.queue,
+      .def(py::init(&make_options), py::kw_only(), py::arg("queue") = QueueKind::kAuto,
            py::arg("access") = defaults.access, py::arg("depth") = defaults.depth,
            py::arg("extent_bytes") = defaults.extent_bytes,
            py::arg("check_threads") = defaults.check_threads);

@@ -41,4 +41,8 @@ std::unique_ptr<ReadQueue> make_read_queue(QueueKind kind, unsigned depth, int p
   return std::make_unique<ThreadedQueue>(std::min(depth, kMostThreads));
 }
 
+QueueFactory queue_factory(QueueKind kind) {
+  return [kind](unsigned depth, int probe_fd) { return make_read_queue(kind, depth, probe_fd); };
+}
+
 }  // namespace sllm

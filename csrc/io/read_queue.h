@@ -3,6 +3,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string_view>
@@ -46,5 +47,9 @@ enum class QueueKind { kAuto, kUring, kThreaded };
 // kAuto takes io_uring where a real read through it answers (containers forbid it, old kernels lack the
 // operation), threads elsewhere; `probe_fd` is the file to be read. kUring throws unsupported where it can't.
 std::unique_ptr<ReadQueue> make_read_queue(QueueKind kind, unsigned depth, int probe_fd);
+
+// Where whoever reads gets its queue from: (depth, probe_fd). The seam at which a test puts a failing one.
+using QueueFactory = std::function<std::unique_ptr<ReadQueue>(unsigned, int)>;
+QueueFactory queue_factory(QueueKind kind);
 
 }  // namespace sllm

@@ -51,7 +51,7 @@ class Run {
         destination_(work.destination),
         interrupt_(interrupt),
         files_(open_files(work.plan, options.access)),
-        queue_(make_read_queue(options.queue, options.depth, files_.empty() ? -1 : files_[0].fd())),
+        queue_(options.queue(options.depth, files_.empty() ? -1 : files_[0].fd())),
         staging_(queue_->depth() + 1, align_up(options.extent_bytes, kBlockBytes)),
         checker_(work, options.check_threads),
         reading_(schedule_.reads.size()),

@@ -13,7 +13,7 @@
 namespace sllm {
 
 struct LoadOptions {
-  QueueKind queue = QueueKind::kAuto;
+  QueueFactory queue = queue_factory(QueueKind::kAuto);
   FileAccess access = FileAccess::kDirect;
   unsigned depth = 8;
   std::uint64_t extent_bytes = std::uint64_t{8} << 20;  // a multiple of kSpanBytes

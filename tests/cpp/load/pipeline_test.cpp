@@ -1,0 +1,211 @@
+#include "load/pipeline.h"
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "base/crc32c.h"
+#include "base/error.h"
+#include "base/size.h"
+#include "io/faulty_queue.h"
+#include "io/temporary_file.h"
+#include "load/staging.h"
+#include "memory/host_buffer.h"
+
+namespace sllm {
+namespace {
+
+using testing::Fault;
+using testing::FaultyQueue;
+using testing::random_bytes;
+using testing::TemporaryFile;
+
+void never() {}
+
+std::vector<std::uint32_t> crcs_of(std::span<const std::byte> bytes) {
+  std::vector<std::uint32_t> crcs;
+  for (std::size_t at = 0; at < bytes.size(); at += kSpanBytes) {
+    crcs.push_back(crc32c(bytes.subspan(at, std::min<std::size_t>(kSpanBytes, bytes.size() - at))));
+  }
+  return crcs;
+}
+
+class PipelineTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    plan_.files.push_back({.path = on_disk_.path(), .identity = identity(), .span_crcs = crcs_of(bytes_)});
+    // As a converted file lies: a large aligned run, and small tensors apart, behind it.
+    plan_.extents.push_back({0, kBlockBytes, kLarge, kBlockBytes});
+    const std::uint64_t behind = kBlockBytes + kLarge;
+    plan_.extents.push_back({0, behind, 100, align_up(behind, kBlockBytes) + kBlockBytes});
+    plan_.extents.push_back({0, behind + 100, 37, align_up(behind, kBlockBytes) + kBlockBytes + 128});
+    plan_.destination_bytes = align_up(behind, kBlockBytes) + kBlockBytes + 128 + 37;
+    options_.extent_bytes = kMiB;
+    options_.depth = 4;
+  }
+
+  FileIdentity identity() const { return File::open(on_disk_.path(), FileAccess::kBuffered).identity(); }
+
+  LoadReport run(const Interrupt& interrupt = never) {
+    destination_ = HostBuffer::allocate(plan_.destination_bytes);
+    return load(plan_, destination_->bytes(), options_, interrupt);
+  }
+
+  void expect_delivered() {
+    for (const Extent& extent : plan_.extents) {
+      EXPECT_TRUE(std::equal(bytes_.begin() + static_cast<long>(extent.offset),
+                             bytes_.begin() + static_cast<long>(extent.offset + extent.bytes),
+                             destination_->bytes().begin() + static_cast<long>(extent.destination)));
+    }
+  }
+
+  void fail_at(Fault fault, std::size_t at) {
+    options_.queue = [fault, at](unsigned depth, int fd) {
+      return std::make_unique<FaultyQueue>(make_read_queue(QueueKind::kAuto, depth, fd), fault, at);
+    };
+  }
+
+  // Runs a load that must fail so, and checks that it leaves nothing behind.
+  void expect_failure(ErrorCode code, const std::string& text, const Interrupt& interrupt = never) {
+    const auto threads = testing::running_threads();
+    const auto descriptors = testing::open_descriptors();
+    try {
+      run(interrupt);
+      ADD_FAILURE() << "expected: " << text;
+    } catch (const Error& error) {
+      EXPECT_EQ(name_of(error.code()), name_of(code));
+      EXPECT_NE(std::string(error.what()).find(text), std::string::npos) << error.what();
+    }
+    EXPECT_TRUE(testing::threads_come_down_to(threads));
+    EXPECT_EQ(testing::open_descriptors(), descriptors);
+  }
+
+  void flip_byte(std::uint64_t offset) {
+    std::fstream file(on_disk_.path(), std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(static_cast<long>(offset));
+    file.put(static_cast<char>(std::to_integer<int>(bytes_[offset]) ^ 1));
+    file.close();
+    plan_.files[0].identity = identity();
+  }
+
+  static constexpr std::uint64_t kLarge = 7 * kMiB + 64 * 5;
+  static constexpr std::size_t kReads = 8;
+  std::vector<std::byte> bytes_ = random_bytes(kBlockBytes + kLarge + 137);
+  TemporaryFile on_disk_{bytes_};
+  LoadPlan plan_;
+  LoadOptions options_;
+  std::shared_ptr<HostBuffer> destination_;
+};
+
+TEST_F(PipelineTest, DeliversAndVerifiesEveryByteOverEitherQueue) {
+  for (const QueueKind kind : {QueueKind::kAuto, QueueKind::kThreaded}) {
+    for (const FileAccess access : {FileAccess::kDirect, FileAccess::kBuffered}) {
+      options_.queue = queue_factory(kind);
+      options_.access = access;
+      const LoadReport report = run();
+      expect_delivered();
+      EXPECT_EQ(report.bytes_verified, bytes_.size());
+      EXPECT_EQ(report.bytes_read, bytes_.size());
+      EXPECT_GT(report.bytes_in_place, bytes_.size() / 2);
+      EXPECT_LE(report.deepest, options_.depth);
+      EXPECT_EQ(report.reads, kReads);
+    }
+  }
+}
+
+TEST_F(PipelineTest, DeliversWithoutCrcs) {
+  plan_.files[0].span_crcs.clear();
+  EXPECT_EQ(run().bytes_verified, 0U);
+  expect_delivered();
+}
+
+TEST_F(PipelineTest, SurvivesShortReadsInterruptionsAndDisorderAtEveryRead) {
+  for (const Fault fault :
+       {Fault::kShort, Fault::kInterrupted, Fault::kTryAgain, Fault::kStall, Fault::kReversed}) {
+    for (std::size_t at = 0; at < kReads; ++at) {
+      fail_at(fault, at);
+      run();
+      expect_delivered();
+    }
+  }
+}
+
+TEST_F(PipelineTest, FailsCleanlyWhereverTheDriveFails) {
+  for (std::size_t at = 0; at < kReads; ++at) {
+    fail_at(Fault::kIoError, at);
+    expect_failure(ErrorCode::kIo, on_disk_.path());
+    fail_at(Fault::kEndOfFile, at);
+    expect_failure(ErrorCode::kCorrupt, "the file ends at");
+  }
+}
+
+TEST_F(PipelineTest, NamesTheDamagedRangeWhereverAByteFlips) {
+  for (const std::uint64_t at : {std::uint64_t{0}, kBlockBytes, 3 * kMiB + 5, bytes_.size() - 1}) {
+    flip_byte(at);
+    const std::uint64_t begin = align_down(at, kSpanBytes);
+    expect_failure(ErrorCode::kCorrupt, "bytes " + std::to_string(begin) + " to ");
+    flip_byte(at);
+    std::ofstream(on_disk_.path(), std::ios::binary)
+        .write(reinterpret_cast<const char*>(bytes_.data()), static_cast<long>(bytes_.size()));
+    plan_.files[0].identity = identity();
+  }
+}
+
+TEST_F(PipelineTest, CheckListsEveryDamagedSpan) {
+  flip_byte(2 * kMiB);
+  flip_byte(5 * kMiB + 9);
+  const CheckResult result = check(plan_, options_, never);
+  EXPECT_EQ(result.bad_spans, (std::vector<BadSpan>{{0, 2}, {0, 5}}));
+  EXPECT_EQ(result.report.bytes_verified, bytes_.size());
+}
+
+TEST_F(PipelineTest, RefusesAFileThatChangedSinceItWasPlanned) {
+  plan_.files[0].identity.modified_ns -= 1;
+  expect_failure(ErrorCode::kCorrupt, "changed while it was being loaded");
+}
+
+TEST_F(PipelineTest, RefusesAFileThatIsReplacedWhileItIsRead) {
+  bool is_replaced = false;
+  expect_failure(ErrorCode::kCorrupt, "changed while it was being loaded", [&] {
+    if (std::exchange(is_replaced, true)) return;
+    std::filesystem::copy_file(on_disk_.path(), on_disk_.path() + ".copy");
+    std::filesystem::rename(on_disk_.path() + ".copy", on_disk_.path());
+  });
+}
+
+TEST_F(PipelineTest, EndsAtEveryInterruption) {
+  for (int at = 0; at < 6; ++at) {
+    int calls = 0;
+    expect_failure(ErrorCode::kCancelled, "enough", [&] {
+      if (calls++ == at) throw Error(ErrorCode::kCancelled, "enough");
+    });
+  }
+}
+
+TEST_F(PipelineTest, RefusesOptionsOutOfRange) {
+  options_.extent_bytes = kMiB + 1;
+  expect_failure(ErrorCode::kInvalid, "whole spans");
+  options_.extent_bytes = kMiB;
+  options_.depth = 0;
+  expect_failure(ErrorCode::kInvalid, "depth 0");
+}
+
+TEST_F(PipelineTest, SaysWhichFileIsMissing) {
+  plan_.files[0].path += ".gone";
+  expect_failure(ErrorCode::kNotFound, ".gone");
+}
+
+TEST(StagingPool, RefusesInsteadOfGrowingAndTakesSlotsBack) {
+  StagingPool pool(2, kMiB);
+  auto first = pool.try_acquire();
+  {
+    auto second = pool.try_acquire();
+    EXPECT_TRUE(static_cast<bool>(second));
+    EXPECT_FALSE(static_cast<bool>(pool.try_acquire()));
+  }
+  EXPECT_TRUE(static_cast<bool>(pool.try_acquire()));
+}
+
+}  // namespace
+}  // namespace sllm

@@ -1,0 +1,139 @@
+#include "load/schedule.h"
+
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <map>
+
+#include "base/size.h"
+
+namespace sllm {
+namespace {
+
+LoadPlan plan_of(std::uint64_t file_bytes, std::vector<Extent> extents, bool verified) {
+  LoadPlan plan;
+  plan.files.push_back({.path = "f", .identity = {.bytes = file_bytes}, .span_crcs = {}});
+  if (verified) plan.files[0].span_crcs.resize((file_bytes + kSpanBytes - 1) / kSpanBytes);
+  for (const Extent& extent : extents) {
+    plan.destination_bytes = std::max(plan.destination_bytes, extent.destination + extent.bytes);
+  }
+  plan.extents = std::move(extents);
+  return plan;
+}
+
+// Where each delivered byte comes from: destination offset to file offset.
+std::map<std::uint64_t, std::uint64_t> delivered(const Schedule& schedule) {
+  std::map<std::uint64_t, std::uint64_t> bytes;
+  for (const PlannedRead& read : schedule.reads) {
+    if (read.in_place) {
+      for (std::uint64_t i = 0; i < read.bytes; ++i) bytes[read.destination + i] = read.offset + i;
+    }
+    for (std::uint64_t p = read.first_piece; p < read.first_piece + read.pieces; ++p) {
+      const Piece& piece = schedule.pieces[p];
+      EXPECT_LE(piece.from + piece.bytes, read.bytes);
+      for (std::uint64_t i = 0; i < piece.bytes; ++i)
+        bytes[piece.destination + i] = read.offset + piece.from + i;
+    }
+  }
+  return bytes;
+}
+
+void expect_delivers(const LoadPlan& plan, const Schedule& schedule) {
+  const auto bytes = delivered(schedule);
+  for (const Extent& extent : plan.extents) {
+    for (std::uint64_t i = 0; i < extent.bytes; ++i) {
+      const auto found = bytes.find(extent.destination + i);
+      ASSERT_TRUE(found != bytes.end());
+      ASSERT_EQ(found->second, extent.offset + i);
+    }
+  }
+}
+
+TEST(Schedule, ReadsAlignedSpansInPlaceAndTheSpanOfTheHeaderThroughStaging) {
+  const LoadPlan plan = plan_of(3 * kMiB + 100, {{0, kBlockBytes, 3 * kMiB + 100 - kBlockBytes, 0}}, true);
+  LoadPlan aligned = plan;
+  aligned.extents[0].destination = kBlockBytes;
+  aligned.destination_bytes += kBlockBytes;
+  const Schedule schedule = make_schedule(aligned, 8 * kMiB);
+  ASSERT_EQ(schedule.reads.size(), 2U);
+  EXPECT_FALSE(schedule.reads[0].in_place);
+  EXPECT_EQ(schedule.reads[0].bytes, kMiB);
+  EXPECT_TRUE(schedule.reads[1].in_place);
+  EXPECT_EQ(schedule.reads[1].bytes, 2 * kMiB + 100);
+  expect_delivers(aligned, schedule);
+}
+
+TEST(Schedule, StagesWhatIsNotAlignedAlike) {
+  const LoadPlan plan = plan_of(2 * kMiB, {{0, 8, 2 * kMiB - 8, 64}}, true);
+  const Schedule schedule = make_schedule(plan, 8 * kMiB);
+  for (const PlannedRead& read : schedule.reads) EXPECT_FALSE(read.in_place);
+  expect_delivers(plan, schedule);
+}
+
+TEST(Schedule, KeepsToTheMostBytesOfARead) {
+  const LoadPlan plan = plan_of(64 * kMiB, {{0, 0, 64 * kMiB, 0}}, true);
+  for (const std::uint64_t most : {kMiB, 4 * kMiB, 16 * kMiB}) {
+    const Schedule schedule = make_schedule(plan, most);
+    EXPECT_EQ(schedule.reads.size(), 64 * kMiB / most);
+    for (const PlannedRead& read : schedule.reads) EXPECT_LE(read.bytes, most);
+  }
+}
+
+TEST(Schedule, ReadsWholeSpansOfAVerifiedFileAndWholeBlocksOfAnother) {
+  const std::vector<Extent> one{{0, kMiB + 5000, 100, 0}};
+  const Schedule verified = make_schedule(plan_of(4 * kMiB, one, true), 8 * kMiB);
+  ASSERT_EQ(verified.reads.size(), 1U);
+  EXPECT_EQ(verified.reads[0].offset, kMiB);
+  EXPECT_EQ(verified.reads[0].bytes, kMiB);
+  const Schedule unverified = make_schedule(plan_of(4 * kMiB, one, false), 8 * kMiB);
+  ASSERT_EQ(unverified.reads.size(), 1U);
+  EXPECT_EQ(unverified.reads[0].offset, kMiB + kBlockBytes);
+  EXPECT_EQ(unverified.reads[0].bytes, kBlockBytes);
+}
+
+TEST(Schedule, DeliversManyExtentsOfEverySizeAndSkipsTheEmpty) {
+  std::vector<Extent> extents;
+  std::uint64_t offset = 24;
+  std::uint64_t destination = 0;
+  for (std::uint64_t i = 0; i < 200; ++i) {
+    const std::uint64_t bytes = i % 5 == 0 ? 0 : (i * 7919) % 60000;
+    extents.push_back({0, offset, bytes, destination});
+    offset += bytes + (i % 3 == 0 ? 5000 : 0);
+    destination += align_up(bytes, 64) + 64;
+  }
+  for (const bool verified : {true, false}) {
+    const LoadPlan plan = plan_of(offset + 17, extents, verified);
+    validate(plan);
+    expect_delivers(plan, make_schedule(plan, 2 * kMiB));
+  }
+}
+
+TEST(Schedule, NeverReadsAByteOfAFileTwice) {
+  const LoadPlan plan =
+      plan_of(10 * kMiB, {{0, 100, 3 * kMiB, 100}, {0, 4 * kMiB, 5 * kMiB, 4 * kMiB}}, true);
+  std::uint64_t end = 0;
+  for (const PlannedRead& read : make_schedule(plan, 4 * kMiB).reads) {
+    EXPECT_GE(read.offset, end);
+    end = read.offset + read.bytes;
+  }
+}
+
+TEST(Plan, RefusesWhatLeavesItsFileOrItsDestination) {
+  LoadPlan plan = plan_of(kMiB, {{0, 0, kMiB, 0}}, true);
+  validate(plan);
+  for (auto spoil : std::vector<std::function<void(LoadPlan&)>>{
+           [](LoadPlan& p) { p.extents[0].bytes += 1; },
+           [](LoadPlan& p) { p.extents[0].offset = ~std::uint64_t{0}; },
+           [](LoadPlan& p) { p.extents[0].file = 1; },
+           [](LoadPlan& p) { p.destination_bytes -= 1; },
+           [](LoadPlan& p) { p.files[0].span_crcs.push_back(0); },
+           [](LoadPlan& p) { p.extents.push_back(p.extents[0]); },
+       }) {
+    LoadPlan spoiled = plan;
+    spoil(spoiled);
+    EXPECT_THROW(validate(spoiled), Error);
+  }
+}
+
+}  // namespace
+}  // namespace sllm
