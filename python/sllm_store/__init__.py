@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from sllm_store.checkpoint import Checkpoint, open_checkpoint
     from sllm_store.convert import ConvertReport, convert, save_model, save_tensors
     from sllm_store.loading import load_tensors
+    from sllm_store.platform_probe import Feature, PlatformReport, probe_platform
     from sllm_store.report import LoadReport
     from sllm_store.transformers import load_model
 
@@ -18,16 +19,34 @@ _EXPORTS = {
     "__version__": "_version",
     "Checkpoint": "checkpoint",
     "ConvertReport": "convert",
+    "Feature": "platform_probe",
     "LoadReport": "report",
+    "PlatformReport": "platform_probe",
     "convert": "convert",
     "load_model": "transformers",
     "load_tensors": "loading",
     "open_checkpoint": "checkpoint",
+    "probe_platform": "platform_probe",
     "save_model": "convert",
     "save_tensors": "convert",
 }
 
-__all__ = ["errors", *sorted(_EXPORTS)]  # noqa: PLE0604
+__all__ = [
+    "Checkpoint",
+    "ConvertReport",
+    "Feature",
+    "LoadReport",
+    "PlatformReport",
+    "__version__",
+    "convert",
+    "errors",
+    "load_model",
+    "load_tensors",
+    "open_checkpoint",
+    "probe_platform",
+    "save_model",
+    "save_tensors",
+]
 
 
 def __getattr__(name: str) -> object:

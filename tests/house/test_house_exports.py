@@ -39,6 +39,13 @@ def test_exports_are_typed_as_they_are_found() -> None:
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("sllm_store."):
             typed |= {alias.name: (node.module or "").removeprefix("sllm_store.") for alias in node.names}
     assert typed == layering.exported_names(ROOT)
+    assert sorted(sllm_store.__all__) == sorted([*typed, "errors"])
+
+
+def test_no_module_shadows_an_export() -> None:
+    # Importing sllm_store.x makes the module the package's attribute x, whatever was exported by that name.
+    modules = {path.stem for path in (ROOT / "python/sllm_store").iterdir()}
+    assert modules.isdisjoint(layering.exported_names(ROOT))
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

@@ -1,0 +1,1 @@
+"""The commands of `sllm-ctl`, one module each."""
