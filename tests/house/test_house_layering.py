@@ -35,16 +35,17 @@ def test_torch_is_imported_in_few_modules_and_by_none_that_others_import_first()
 
 def test_torch_at_the_top_or_elsewhere_is_noticed(tmp_path: Path) -> None:
     guarded = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch\ndef load():\n    import torch\n"
-    write(tmp_path, "python/sllm_store/casting.py", "import torch\n")
-    write(tmp_path, "python/sllm_store/convert.py", "import sllm_store.casting\nfrom sllm_store import casting\n")
+    write(tmp_path, "python/sllm_store/sources/gguf_values.py", "import torch\n")
+    torch_only = "import sllm_store.sources.gguf_values\nfrom sllm_store.sources import gguf_values\n"
+    write(tmp_path, "python/sllm_store/convert.py", torch_only)
     write(tmp_path, "python/sllm_store/loading.py", "if True:\n    import torch\n")
     write(tmp_path, "python/sllm_store/plan.py", "def plan():\n    from torch import nn\n")
     write(tmp_path, "python/sllm_store/transformers.py", guarded)
     *at_the_top, elsewhere = layering.torch_complaints(tmp_path)
     inside = "inside the function that needs it: it imports torch"
     assert at_the_top == [
-        f"python/sllm_store/convert.py:1: import sllm_store.casting {inside}",
-        f"python/sllm_store/convert.py:2: import sllm_store {inside}",
+        f"python/sllm_store/convert.py:1: import sllm_store.sources.gguf_values {inside}",
+        f"python/sllm_store/convert.py:2: import sllm_store.sources {inside}",
         f"python/sllm_store/loading.py:2: import torch {inside}",
     ]
     assert elsewhere.startswith("python/sllm_store/plan.py:2: imports torch; only ")

@@ -20,11 +20,8 @@ TORCH_MODULES = (
 )
 # Those of them that are about nothing else, and import it at their top: only they import each other at the top.
 TORCH_ONLY_MODULES = (
-    "sllm_store/casting.py",
     "sllm_store/sources/gguf_tables.py",
     "sllm_store/sources/gguf_values.py",
-    "sllm_store/sources/pickles.py",
-    "sllm_store/sources/tensors.py",
 )
 
 _INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.MULTILINE)
