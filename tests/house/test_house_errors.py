@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import click
 import pytest
-import sllm_ctl.cli
 
+import sllm_ctl.cli
 import sllm_store.cli
 from sllm_store import _core, errors
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import click
 import pytest
-import sllm_ctl.cli
 from house_rules import flags
 
+import sllm_ctl.cli
 import sllm_store.cli
 
 ROOT = Path(__file__).parents[2]
