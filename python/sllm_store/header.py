@@ -73,9 +73,7 @@ def header_length(prefix: bytes, file_bytes: int, origin: str) -> int:
         raise CorruptCheckpointError(f"{origin} is truncated: {file_bytes} bytes hold no safetensors header")
     length = int.from_bytes(prefix[:_LENGTH_BYTES], "little")
     if length > MAX_HEADER_BYTES:
-        raise CorruptCheckpointError(
-            f"{origin} has a header of {length} bytes, over the limit of {MAX_HEADER_BYTES}"
-        )
+        raise CorruptCheckpointError(f"{origin} has a header of {length} bytes, over the limit of {MAX_HEADER_BYTES}")
     if _LENGTH_BYTES + length > file_bytes:
         raise CorruptCheckpointError(
             f"{origin} is truncated: its header ends at {_LENGTH_BYTES + length} of {file_bytes} bytes"
@@ -144,9 +142,7 @@ def _decode_tensor(name: str, text: msgspec.Raw) -> StoredTensor:
         start, end = entry.data_offsets
         if end - start != nbytes or nbytes > MAX_TENSOR_BYTES:
             shape = "x".join(map(str, entry.shape))
-            raise ValueError(
-                f"{entry.dtype} of shape [{shape}] takes {nbytes} bytes, not those from {start} to {end}"
-            )
+            raise ValueError(f"{entry.dtype} of shape [{shape}] takes {nbytes} bytes, not those from {start} to {end}")
     except ValueError as error:
         raise ValueError(f"tensor {name}: {error}") from error
     return StoredTensor(name, entry.dtype, tuple(entry.shape), start, nbytes)

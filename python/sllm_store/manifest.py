@@ -77,9 +77,7 @@ def decode_manifest(text: bytes, origin: str) -> Manifest:
     trailer = _TRAILER.search(text[-_TRAILER_BYTES:])
     body = text[:-_TRAILER_BYTES]
     if trailer is None or int(trailer[1], 16) != _core.crc32c(body):
-        raise CorruptCheckpointError(
-            f"{origin} is damaged: its crc32c does not match; convert the checkpoint again"
-        )
+        raise CorruptCheckpointError(f"{origin} is damaged: its crc32c does not match; convert the checkpoint again")
     try:
         version = msgspec.json.decode(body + b"}", type=_Versioned).version
         if version > FORMAT_VERSION:
