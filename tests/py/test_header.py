@@ -1,5 +1,6 @@
 """A header is decoded totally: into valid values, or into an error that names the file and the fault."""
 
+import contextlib
 import json
 
 import pytest
@@ -89,7 +90,7 @@ def test_refuses_a_name_twice_even_with_the_same_range(spelling, keys):
     "text",
     [
         b'{"__metadata__": {"a": "1"}, "__metadata__": {"a": "2"}}',
-        b'{"__metadata__": {"a": "1", "a": "2"}, "x": {"dtype": "U8", "shape": [0], "shape": [0], "data_offsets": [0, 0]}}',
+        b'{"x": {"dtype": "U8", "shape": [0], "shape": [0], "data_offsets": [0, 0]}}',
     ],
 )
 def test_refuses_a_key_twice_inside(text):
@@ -133,7 +134,5 @@ def test_what_is_encoded_is_decoded(spec):
 
 @given(st.binary(max_size=200))
 def test_any_bytes_give_a_header_or_the_error(text):
-    try:
+    with contextlib.suppress(CorruptCheckpointError):
         decode(text, 0)
-    except CorruptCheckpointError:
-        pass

@@ -31,7 +31,8 @@ def digests(model):
     for name, tensor in named:
         data = tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
         tie = places.setdefault(tensor.data_ptr(), name)
-        found[name] = [str(tensor.dtype), list(tensor.shape), hashlib.sha256(data).hexdigest(), tie, tensor.requires_grad]
+        digest = hashlib.sha256(data).hexdigest()
+        found[name] = [str(tensor.dtype), list(tensor.shape), digest, tie, tensor.requires_grad]
     generation = model.generation_config.to_dict() if model.can_generate() else None
     return {"tensors": found, "training": model.training, "class": type(model).__name__, "generation": generation}
 """

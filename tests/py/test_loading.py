@@ -22,7 +22,8 @@ ORACLE = """
 import hashlib, json, sys
 from safetensors import deserialize
 data = open(sys.argv[1], "rb").read()
-print(json.dumps({name: [t["dtype"], list(t["shape"]), hashlib.sha256(t["data"]).hexdigest()] for name, t in deserialize(data)}))
+digest = lambda t: [t["dtype"], list(t["shape"]), hashlib.sha256(t["data"]).hexdigest()]
+print(json.dumps({name: digest(t) for name, t in deserialize(data)}))
 """
 
 
