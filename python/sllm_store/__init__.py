@@ -8,7 +8,7 @@ from sllm_store import errors
 if TYPE_CHECKING:
     from sllm_store._version import __version__
     from sllm_store.checkpoint import Checkpoint, open_checkpoint
-    from sllm_store.convert import ConvertReport, convert, save_model, save_tensors
+    from sllm_store.converting import ConvertReport, convert, save_model, save_tensors
     from sllm_store.loading import load_tensors
     from sllm_store.platform_probe import Feature, PlatformReport, probe_platform
     from sllm_store.report import LoadReport
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 _EXPORTS = {
     "__version__": "_version",
     "Checkpoint": "checkpoint",
-    "ConvertReport": "convert",
+    "ConvertReport": "converting",
     "Feature": "platform_probe",
     "LoadReport": "report",
     "PlatformReport": "platform_probe",
-    "convert": "convert",
+    "convert": "converting",
     "load_model": "transformers",
     "load_tensors": "loading",
     "open_checkpoint": "checkpoint",
     "probe_platform": "platform_probe",
-    "save_model": "convert",
-    "save_tensors": "convert",
+    "save_model": "converting",
+    "save_tensors": "converting",
 }
 
 __all__ = [
