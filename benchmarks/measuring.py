@@ -1,0 +1,79 @@
+"""What every benchmark needs: the machine it runs on, the page cache in a known state, results as JSON."""
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def describe_machine() -> dict[str, object]:
+    """Processor, memory, kernel and Python, as results are filed under."""
+    cpu = next((line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), "")
+    memory = next((int(line.split()[1]) * 1024 for line in _lines("/proc/meminfo") if line.startswith("MemTotal")), 0)
+    return {
+        "cpu": cpu or platform.machine(),
+        "cores": os.cpu_count(),
+        "memory_bytes": memory,
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+    }
+
+
+def describe_commit() -> str:
+    """The commit that was measured, marked where the tree has changes."""
+    try:
+        return subprocess.check_output(["git", "describe", "--always", "--dirty"], text=True, cwd=RESULTS.parent).strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def drop_page_cache() -> bool:
+    """Whether the page cache could be dropped, which needs root."""
+    os.sync()
+    try:
+        Path("/proc/sys/vm/drop_caches").write_text("3\n")
+    except OSError:
+        return False
+    return True
+
+
+def warm_page_cache(paths: Sequence[Path]) -> None:
+    """Read the files once, so that the next reader finds them in memory."""
+    for path in paths:
+        with path.open("rb", buffering=0) as file:
+            while file.read(1 << 24):
+                pass
+
+
+def summarise(values: Sequence[float]) -> dict[str, float]:
+    """Median and spread."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values), "runs": len(values)}
+
+
+def save(name: str, result: dict[str, object]) -> Path:
+    """Write a result beside those of other runs: machine, commit, command and time are added here."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    command = "python " + " ".join([f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    context = {
+        "machine": describe_machine(),
+        "commit": describe_commit(),
+        "command": command,
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+    }
+    path.write_text(json.dumps({**context, **result}, indent=1) + "\n")
+    return path
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text().splitlines()
+    except OSError:
+        return []
