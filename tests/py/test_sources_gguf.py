@@ -36,6 +36,7 @@ TINY = {
     "gemma3": ("gemma3", KINDS.Q4_1, True, "default"),
     "qwen3moe": ("qwen3moe", KINDS.Q5_0, False, "default"),
     "lfm2": ("lfm2", KINDS.F16, True, "float16"),
+    "qwen35": ("qwen35", KINDS.Q8_0, False, "default"),
     "gpt2": ("gpt2", KINDS.F32, True, "default"),
 }
 OFFLINE = {**os.environ, "HF_HUB_OFFLINE": "1"}

@@ -20,7 +20,10 @@ def write(
     seed = np.random.default_rng(7)
     for name, shape in shapes_of(architecture, tied):
         stored = kind if len(shape) > 1 and "norm" not in name and "conv" not in name else _Q.F32
-        writer.add_tensor(name, gguf.quantize(seed.standard_normal(shape, np.float32), stored), raw_dtype=stored)
+        values = seed.standard_normal(shape, np.float32)
+        # It holds -exp(x).
+        values = -abs(values) if name.endswith("ssm_a") else values
+        writer.add_tensor(name, gguf.quantize(values, stored), raw_dtype=stored)
     finish(writer)
     return path
 
@@ -111,6 +114,19 @@ def _add_lfm2(writer: gguf.GGUFWriter) -> None:
     writer.add_shortconv_l_cache(3)
 
 
+def _add_qwen35(writer: gguf.GGUFWriter) -> None:
+    _add_sizes(writer, 4, 2, 128)
+    writer.add_key_length(16)
+    writer.add_full_attention_interval(2)
+    writer.add_ssm_conv_kernel(4)
+    writer.add_ssm_state_size(16)
+    writer.add_ssm_group_count(2)
+    writer.add_ssm_time_step_rank(4)
+    writer.add_ssm_inner_size(64)
+    writer.add_rope_dimension_count(16)
+    writer.add_rope_dimension_sections([2, 3, 3, 0])
+
+
 def _add_gpt2(writer: gguf.GGUFWriter) -> None:
     writer.add_context_length(1024)
     writer.add_block_count(LAYERS)
@@ -126,6 +142,7 @@ _METADATA = {
     "gemma3": _add_gemma3,
     "qwen3moe": _add_qwen3moe,
     "lfm2": _add_lfm2,
+    "qwen35": _add_qwen35,
     "gpt2": _add_gpt2,
 }
 
@@ -138,7 +155,7 @@ def shapes_of(architecture: str, tied: bool) -> Iterator[tuple[str, tuple[int, .
         yield "output.weight", (vocabulary, HIDDEN)
     yield from _OUTER.get(architecture, {"output_norm.weight": (HIDDEN,)}).items()
     for layer in range(LAYERS):
-        shapes = _lfm2_layer(layer) if architecture == "lfm2" else _LAYERS[architecture]
+        shapes = _MIXED[architecture](layer) if architecture in _MIXED else _LAYERS[architecture]
         for name, shape in shapes.items():
             yield f"blk.{layer}.{name}", shape
 
@@ -175,6 +192,30 @@ def _lfm2_layer(layer: int) -> Shapes:
         "shortconv.out_proj.weight": (HIDDEN, HIDDEN),
     }
     return convolution | _MLP
+
+
+def _qwen35_layer(layer: int) -> Shapes:
+    mlp = {name: shape for name, shape in _MLP.items() if name != "ffn_norm.weight"}
+    mlp["post_attention_norm.weight"] = (HIDDEN,)
+    if layer == 1:
+        # The query's rows are followed by those of its gate.
+        return _attention(16) | {"attn_q.weight": (8 * 16, HIDDEN)} | _head_norms(16) | mlp
+    recurrence = {
+        "attn_norm.weight": (HIDDEN,),
+        "attn_qkv.weight": (128, HIDDEN),
+        "attn_gate.weight": (64, HIDDEN),
+        "ssm_alpha.weight": (4, HIDDEN),
+        "ssm_beta.weight": (4, HIDDEN),
+        "ssm_conv1d.weight": (128, 4),
+        "ssm_norm.weight": (16,),
+        "ssm_out.weight": (HIDDEN, 64),
+        "ssm_a": (4,),
+        "ssm_dt.bias": (4,),
+    }
+    return recurrence | mlp
+
+
+_MIXED = {"lfm2": _lfm2_layer, "qwen35": _qwen35_layer}
 
 
 def _with_biases(shapes: Shapes) -> Shapes:
