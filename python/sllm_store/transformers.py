@@ -59,7 +59,7 @@ def load_model(
         check_request(request, device)
     checkpoint = open_checkpoint(path)
     check_dtypes(checkpoint, checkpoint.names())
-    model_class, config = _resolve_class(Path(path), trust_remote_code)
+    model_class, config = _resolve_class(Path(path), trust_remote_code=trust_remote_code)
     opened = time.perf_counter()
     with _PendingTensors(checkpoint, request) as tensors:
         if dtype is not None:
@@ -84,7 +84,7 @@ def _devices_of(device_map: "str | dict[str, Any] | None") -> list[str]:
     return [str(device_map)]
 
 
-def _resolve_class(path: Path, trust_remote_code: bool) -> "tuple[type[PreTrainedModel], Any]":
+def _resolve_class(path: Path, *, trust_remote_code: bool) -> "tuple[type[PreTrainedModel], Any]":
     if not path.is_dir():
         raise InvalidArgumentError(f"{path} is no folder; load_model needs its config.json, load_tensors does not")
     try:
