@@ -13,7 +13,7 @@ from typing import Final
 from sllm_store import _core
 from sllm_store.errors import CorruptCheckpointError, from_os_error
 from sllm_store.manifest import SPAN_BYTES
-from sllm_store.sources.base import Buffer
+from sllm_store.sources.base import SLICE_BYTES, Buffer
 
 
 class SourceFile:
@@ -29,6 +29,7 @@ class SourceFile:
         self._crcs: Final = crcs
         self._checked = bytearray(-(-size // SPAN_BYTES))
         self._buffer = bytearray()
+        self._ahead = 0
 
     def slices(self, offset: int, nbytes: int, step: int) -> Iterator[Buffer]:
         """The `nbytes` bytes at `offset`, in buffers of `step` bytes and a shorter last one.
@@ -43,14 +44,19 @@ class SourceFile:
             raise from_os_error(error, f"cannot open {self._path}") from error
         try:
             for start in range(offset, offset + nbytes, step):
-                yield self._read(fd, start, min(start + step, offset + nbytes))
-                self._read_ahead(fd, start + step, min(start + 2 * step, offset + nbytes))
+                end = min(start + step, offset + nbytes)
+                view = self._read(fd, start, end)
+                self._read_ahead(fd, end)
+                yield view
         finally:
             os.close(fd)
 
-    def _read_ahead(self, fd: int, start: int, end: int) -> None:
-        if start < end:
-            os.posix_fadvise(fd, start, end - start, os.POSIX_FADV_WILLNEED)
+    def _read_ahead(self, fd: int, position: int) -> None:
+        # Tensors mostly follow each other in the file, so what comes next is the next tensor, or more of this one.
+        if self._ahead - 2 * SLICE_BYTES < position < self._ahead:
+            return
+        os.posix_fadvise(fd, position, SLICE_BYTES, os.POSIX_FADV_WILLNEED)
+        self._ahead = position + SLICE_BYTES
 
     def _read(self, fd: int, start: int, end: int) -> memoryview:
         low, high = self._widen(start, end)
