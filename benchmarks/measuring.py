@@ -29,7 +29,9 @@ def describe_machine() -> dict[str, object]:
 def describe_commit() -> str:
     """The commit that was measured, marked where the tree has changes."""
     try:
-        return subprocess.check_output(["git", "describe", "--always", "--dirty"], text=True, cwd=RESULTS.parent).strip()
+        return subprocess.check_output(
+            ["git", "describe", "--always", "--dirty"], text=True, cwd=RESULTS.parent
+        ).strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 

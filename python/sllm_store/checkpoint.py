@@ -24,7 +24,7 @@ from sllm_store.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest, Man
 
 INDEX_SUFFIX: Final = ".safetensors.index.json"
 # What the libraries that write these folders call their weights, in the order in which they look.
-_STEMS: Final = ("model", "adapter_model", "diffusion_pytorch_model")
+STEMS: Final = ("model", "adapter_model", "diffusion_pytorch_model")
 
 
 class Partition(NamedTuple):
@@ -118,7 +118,7 @@ def _find_weights(root: Path) -> list[Path]:
         present = sorted(entry.name for entry in os.scandir(root) if not entry.name.startswith("."))
     except OSError as error:
         raise from_os_error(error, f"cannot open checkpoint {root}") from error
-    for stem in _STEMS:
+    for stem in STEMS:
         if stem + INDEX_SUFFIX in present:
             return _read_index(root / (stem + INDEX_SUFFIX))
         if f"{stem}.safetensors" in present:

@@ -13,7 +13,6 @@ from sllm_store.errors import InvalidArgumentError, UnsupportedError
 from sllm_store.header import DATA_ALIGNMENT, MAX_HEADER_BYTES, MAX_TENSORS, StoredTensor, encode_header
 from sllm_store.sources.base import Source, SourceTensor
 
-INDEX_NAME: Final = "model" + INDEX_SUFFIX
 DEFAULT_PARTITION_BYTES: Final = 16 << 30
 
 
@@ -46,15 +45,20 @@ def lay_out(source: Source, partition_bytes: int = DEFAULT_PARTITION_BYTES) -> t
     _check_names(source)
     metadata = {"format": "pt", **source.metadata}
     groups = _fill(source.tensors, partition_bytes)
-    names = partition_names(len(groups))
+    names = partition_names(len(groups), source.stem)
     return tuple(_plan(name, group, metadata) for name, group in zip(names, groups, strict=True))
 
 
-def partition_names(count: int) -> list[str]:
+def partition_names(count: int, stem: str) -> list[str]:
     """The file names of `count` partitions, as Hugging Face names them."""
     if count == 1:
-        return ["model.safetensors"]
-    return [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
+        return [f"{stem}.safetensors"]
+    return [f"{stem}-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
+
+
+def index_name(plan: Sequence[PlannedPartition]) -> str:
+    """The file name of the index of several partitions."""
+    return plan[0].name.partition("-00001-of-")[0] + INDEX_SUFFIX
 
 
 def encode_index(plan: Sequence[PlannedPartition]) -> bytes:

@@ -15,7 +15,7 @@ from typing import BinaryIO, Final, TypeAlias
 from sllm_store import _core
 from sllm_store._version import __version__
 from sllm_store.errors import InternalError, SllmError, StoreIOError, from_os_error
-from sllm_store.layout import INDEX_NAME, PlannedPartition, encode_index
+from sllm_store.layout import PlannedPartition, encode_index, index_name
 from sllm_store.manifest import (
     FORMAT_VERSION,
     MANIFEST_NAME,
@@ -58,7 +58,7 @@ def write_weights(folder: Path, plan: Sequence[PlannedPartition], advance: Advan
     """Write and sync the partitions, and the index if there are several; `advance` hears of tensor bytes written."""
     files = tuple(write_partition(folder / planned.name, planned, advance) for planned in plan)
     if len(plan) > 1:
-        write_file(folder / INDEX_NAME, encode_index(plan))
+        write_file(folder / index_name(plan), encode_index(plan))
     return files
 
 

@@ -223,3 +223,14 @@ def test_memory_is_bounded_by_slices_and_not_by_tensors(tmp_path: Path) -> None:
     command = [sys.executable, "-c", LARGE, str(tmp_path / "one.safetensors"), str(tmp_path / "dst")]
     ran = subprocess.run(command, capture_output=True, text=True, check=True)
     assert int(ran.stdout) < 256 << 20
+
+
+@pytest.mark.parametrize("stem", ["model", "adapter_model", "diffusion_pytorch_model"])
+def test_weights_keep_the_name_that_their_library_looks_for(tmp_path: Path, stem: str) -> None:
+    source = make_source(tmp_path / "src")
+    (tmp_path / "src" / "model.safetensors").rename(tmp_path / "src" / f"{stem}.safetensors")
+    convert(tmp_path / "src", tmp_path / "one")
+    assert (tmp_path / "one" / f"{stem}.safetensors").is_file()
+    convert(tmp_path / "src", tmp_path / "many", partition_size=1)
+    assert (tmp_path / "many" / f"{stem}.safetensors.index.json").is_file()
+    assert set(open_checkpoint(tmp_path / "many").tensors) == set(source)

@@ -83,14 +83,14 @@ def test_nothing_at_all_is_one_empty_partition() -> None:
 
 
 def test_files_are_named_as_hugging_face_names_them() -> None:
-    assert partition_names(1) == ["model.safetensors"]
-    assert partition_names(2) == ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    assert partition_names(1, "model") == ["model.safetensors"]
+    assert partition_names(2, "model") == ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
 
 
 def test_the_index_maps_each_tensor_to_its_file() -> None:
     plan = lay_out(source([5, 5, 5]), 10)
     index = json.loads(encode_index(plan))
-    first, second = partition_names(2)
+    first, second = partition_names(2, "model")
     assert index == {"metadata": {"total_size": 15}, "weight_map": {"t0": first, "t1": first, "t2": second}}
 
 

@@ -185,3 +185,15 @@ def test_python_files_of_the_folder_run_only_when_trusted(tmp_path):
     with pytest.raises(UnsupportedError, match="has no MyLlama"):
         load_model(tmp_path / "it")
     assert load_model(tmp_path / "it", trust_remote_code=True).marker == 7
+
+
+def test_save_model_uses_the_names_that_checkpoints_have(tmp_path):
+    from safetensors import safe_open
+
+    torch.manual_seed(2)
+    model = MixtralForCausalLM(MixtralConfig(**SMALL, num_local_experts=4)).to(torch.bfloat16)
+    model.save_pretrained(tmp_path / "hf")
+    sllm_store.save_model(model, tmp_path / "it")
+    with safe_open(tmp_path / "hf" / "model.safetensors", "pt") as theirs:
+        assert set(sllm_store.open_checkpoint(tmp_path / "it").tensors) == set(theirs.keys())
+    assert digests(load_model(tmp_path / "it")) == oracle(tmp_path / "hf", "MixtralForCausalLM")

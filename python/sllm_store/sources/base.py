@@ -36,7 +36,8 @@ class Source:
     `tensors` are in model order, each stored once; `tied` maps further names to the stored one whose bytes they
     share. `metadata` goes into each header's `__metadata__`. `companions` are files to be copied as they are
     (tokenizer, config, chat template), `code` such that are copied only on request (Python, pickles).
-    `write_companions`, where there is one, writes files that the source makes itself into a folder.
+    `write_companions`, where there is one, writes files that the source makes itself into a folder. `stem` is what
+    Hugging Face calls such weights: model, adapter_model (PEFT) or diffusion_pytorch_model.
     """
 
     tensors: tuple[SourceTensor, ...]
@@ -45,3 +46,4 @@ class Source:
     companions: tuple[Path, ...] = ()
     code: tuple[Path, ...] = ()
     write_companions: Callable[[Path], None] | None = None
+    stem: str = "model"

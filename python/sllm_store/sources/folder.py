@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from sllm_store.checkpoint import STEMS
 from sllm_store.errors import CorruptCheckpointError, from_os_error
 from sllm_store.manifest import MANIFEST_NAME
 
@@ -65,6 +66,11 @@ def list_visible(root: Path) -> list[str]:
 def is_pickled_weights(name: str) -> bool:
     """Whether a file may hold a model's weights as a pickle, by its name."""
     return name.endswith((".bin", ".pt", ".pth", ".ckpt")) and not _NOT_WEIGHTS.fullmatch(name)
+
+
+def stem_of(name: str) -> str:
+    """What Hugging Face calls weights of which a file has this name."""
+    return next((stem for stem in STEMS if name.startswith(stem)), STEMS[0])
 
 
 def read_config(root: Path) -> dict[str, object]:

@@ -1,9 +1,9 @@
 """PyTorch pickles as a source: `.bin` and `.pt`, one file or several with an index.
 
-They load with `weights_only`, so no code of theirs runs. Zip files are mapped, which says where in the file a tensor
-lies; contiguous ones are read from there. Of others the pages that a copy touched are given back, else the process
-would grow to the size of the file. Files from before torch 1.6 are
-no zip files and cannot be mapped: they need their size in memory, and `on_warning` hears so first.
+They load with `weights_only`, so no code of theirs runs. Zip files are mapped, which says where in the file a
+tensor lies; contiguous ones are read from there. Of others the pages that a copy touched are given back, else the
+process would grow to the size of the file. Files from before torch 1.6 are no zip files and cannot be mapped: they
+need their size in memory, and `on_warning` hears so first.
 """
 
 import ctypes
@@ -31,7 +31,15 @@ from sllm_store.errors import (
 )
 from sllm_store.sources.base import SLICE_BYTES, Source, SourceTensor
 from sllm_store.sources.files import SourceFile
-from sllm_store.sources.folder import Beside, is_pickled_weights, is_untied, list_visible, look_beside, read_config
+from sllm_store.sources.folder import (
+    Beside,
+    is_pickled_weights,
+    is_untied,
+    list_visible,
+    look_beside,
+    read_config,
+    stem_of,
+)
 from sllm_store.sources.tensors import source_tensors, tie
 
 if TYPE_CHECKING:
@@ -80,7 +88,8 @@ def open_pickles(path: Path, on_warning: OnWarning) -> Source:
     if path.is_file():
         return _source(tensors, tied, areas, Beside())
     beside = look_beside(path, frozenset(file.name for file in files))
-    return _source(tensors, {} if is_untied(read_config(path)) else tied, areas, beside)
+    source = _source(tensors, {} if is_untied(read_config(path)) else tied, areas, beside)
+    return replace(source, stem=stem_of(files[0].name))
 
 
 def _source(tensors: "dict[str, torch.Tensor]", tied: dict[str, str], areas: list[_Area], beside: Beside) -> Source:

@@ -12,7 +12,7 @@ from sllm_store.checkpoint import Checkpoint, Location, Partition, open_checkpoi
 from sllm_store.dtypes import DTYPES
 from sllm_store.sources.base import SLICE_BYTES, Source, SourceTensor
 from sllm_store.sources.files import SourceFile
-from sllm_store.sources.folder import Beside, look_beside
+from sllm_store.sources.folder import Beside, look_beside, stem_of
 
 
 def open_safetensors(path: Path) -> Source:
@@ -25,7 +25,8 @@ def open_safetensors(path: Path) -> Source:
     tensors = tuple(_source_tensor(files[location.partition], location) for location in checkpoint.tensors.values())
     weights = frozenset(partition.path.name for partition in checkpoint.partitions)
     beside = look_beside(path, weights) if path.is_dir() else Beside()
-    return Source(tensors, checkpoint.tied, _metadata(checkpoint), beside.companions, beside.code)
+    stem = stem_of(checkpoint.partitions[0].path.name)
+    return Source(tensors, checkpoint.tied, _metadata(checkpoint), beside.companions, beside.code, stem=stem)
 
 
 def slice_bytes(dtype: str) -> int:
