@@ -1,11 +1,12 @@
 """What does verification cost? Cold loads with and without it, in pairs, each in a fresh process.
 
-    python benchmarks/verification.py [--checkpoint llama-2gb] [--pairs 11]
+    python benchmarks/verification.py [--checkpoint llama-2gb] [--pairs 61]
 
 Prints a table and writes results/verification.json.
 """
 
 import json
+import random
 import statistics
 import subprocess
 import sys
@@ -38,10 +39,11 @@ def load_cold(path: str, mode: str) -> tuple[dict, bool]:
 
 
 def measure(path: str, pairs: int) -> dict[str, list[dict]]:
-    """Reports of both modes; which of a pair goes first alternates."""
+    """Reports of both modes; which of a pair goes first is random, since drives remember what went before."""
     runs: dict[str, list[dict]] = {"verify": [], "plain": []}
-    for pair in range(pairs):
-        for mode in ("verify", "plain") if pair % 2 else ("plain", "verify"):
+    order = random.Random(pairs)
+    for _ in range(pairs):
+        for mode in order.sample(list(runs), 2):
             report, is_cold = load_cold(path, mode)
             if not is_cold:
                 raise click.ClickException("cannot drop the page cache; run as root")
@@ -51,7 +53,7 @@ def measure(path: str, pairs: int) -> dict[str, list[dict]]:
 
 @click.command()
 @click.option("--checkpoint", type=click.Choice(list(SHAPES)), default="llama-2gb", show_default=True)
-@click.option("--pairs", default=11, show_default=True)
+@click.option("--pairs", default=61, show_default=True)
 def main(checkpoint: str, pairs: int) -> None:
     """Measure cold loads with and without verification."""
     path = str(synthetic_checkpoint(checkpoint))
