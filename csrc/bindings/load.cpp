@@ -78,13 +78,14 @@ LoadPlan make_plan(const py::sequence& files, const std::vector<std::array<std::
 py::dict as_dict(const LoadReport& report) {
   using namespace py::literals;
   return py::dict("bytes_read"_a = report.bytes_read, "bytes_in_place"_a = report.bytes_in_place,
+                  "bytes_cached"_a = report.bytes_cached, "bytes_mapped"_a = report.bytes_mapped,
                   "bytes_verified"_a = report.bytes_verified, "reads"_a = report.reads,
                   "repeats"_a = report.repeats, "deepest"_a = report.deepest,
                   "direct_files"_a = report.direct_files, "buffered_files"_a = report.buffered_files,
                   "queue"_a = report.queue, "total_s"_a = report.total_s,
-                  "read_wait_s"_a = report.read_wait_s, "check_wait_s"_a = report.check_wait_s,
-                  "verify_s"_a = report.verify_s, "copy_s"_a = report.copy_s,
-                  "prefault_s"_a = report.prefault_s, "cpu_s"_a = report.cpu_s);
+                  "read_wait_s"_a = report.read_wait_s, "fetch_s"_a = report.fetch_s,
+                  "check_wait_s"_a = report.check_wait_s, "verify_s"_a = report.verify_s,
+                  "copy_s"_a = report.copy_s, "prefault_s"_a = report.prefault_s, "cpu_s"_a = report.cpu_s);
 }
 
 py::dict load_plan(const LoadPlan& plan, const HostBuffer& destination, const LoadOptions& options,
@@ -109,13 +110,23 @@ std::pair<py::dict, std::vector<std::pair<std::uint64_t, std::uint64_t>>> check_
   return {as_dict(result.report), bad};
 }
 
-LoadOptions make_options(QueueKind queue, FileAccess access, unsigned depth, std::uint64_t extent_bytes,
-                         unsigned check_threads) {
-  return {.queue = queue_factory(queue),
-          .access = access,
-          .depth = depth,
-          .extent_bytes = extent_bytes,
-          .check_threads = check_threads};
+struct Choices {
+  QueueKind queue;
+  FileAccess access;
+  CacheUse cache;
+};
+
+LoadOptions make_options(const Choices& choices, unsigned depth, std::uint64_t extent_bytes,
+                         unsigned check_threads, bool is_fresh) {
+  return {
+      .queue = queue_factory(choices.queue),
+      .access = choices.access,
+      .cache = choices.cache,
+      .depth = depth,
+      .extent_bytes = extent_bytes,
+      .check_threads = check_threads,
+      .is_fresh = is_fresh,
+  };
 }
 
 }  // namespace
@@ -135,11 +146,21 @@ void bind_load(py::module_& module) {
   py::class_<LoadPlan>(module, "LoadPlan")
       .def(py::init(&make_plan), py::arg("files"), py::arg("extents"), py::arg("destination_bytes"))
       .def_readonly("destination_bytes", &LoadPlan::destination_bytes);
+  py::native_enum<CacheUse>(module, "CacheUse", "enum.Enum")
+      .value("NONE", CacheUse::kNone)
+      .value("COPY", CacheUse::kCopy)
+      .value("MAP_CACHED", CacheUse::kMapCached)
+      .value("MAP", CacheUse::kMap)
+      .finalize();
   py::class_<LoadOptions>(module, "LoadOptions")
-      .def(py::init(&make_options), py::kw_only(), py::arg("queue") = QueueKind::kAuto,
-           py::arg("access") = defaults.access, py::arg("depth") = defaults.depth,
-           py::arg("extent_bytes") = defaults.extent_bytes,
-           py::arg("check_threads") = defaults.check_threads);
+      .def(py::init([](QueueKind queue, FileAccess access, CacheUse cache, unsigned depth,
+                       std::uint64_t extent_bytes, unsigned check_threads, bool is_fresh) {
+             return make_options({queue, access, cache}, depth, extent_bytes, check_threads, is_fresh);
+           }),
+           py::kw_only(), py::arg("queue") = QueueKind::kAuto, py::arg("access") = defaults.access,
+           py::arg("cache") = defaults.cache, py::arg("depth") = defaults.depth,
+           py::arg("extent_bytes") = defaults.extent_bytes, py::arg("check_threads") = defaults.check_threads,
+           py::arg("is_fresh") = defaults.is_fresh);
   module.def("load", load_plan, py::arg("plan"), py::arg("destination"), py::arg("options"), py::arg("stop"),
              py::arg("handles_signals"));
   module.def("check", check_plan, py::arg("plan"), py::arg("options"), py::arg("stop"),

@@ -73,7 +73,11 @@ py::buffer_info view_of(HostBuffer& buffer) {
 }  // namespace
 
 void bind_memory(py::module_& module) {
-  py::class_<HostBuffer, std::shared_ptr<HostBuffer>>(module, "HostBuffer", py::buffer_protocol())
+  py::class_<HostBuffer, std::shared_ptr<HostBuffer>>(
+      module, "HostBuffer", py::buffer_protocol(),
+      "Page-aligned host memory of `nbytes` bytes that loads can fill again and again (memory= of "
+      "load_tensors).\n\n"
+      "Tensors made of it keep it alive, and change when it is filled again. Raises OutOfMemoryError.")
       .def(py::init(&HostBuffer::allocate), py::arg("nbytes"))
       .def_buffer(view_of)
       .def("__len__", [](const HostBuffer& buffer) { return buffer.bytes().size(); })

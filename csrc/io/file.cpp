@@ -31,6 +31,13 @@ bool answers_direct_reads(int fd) {
   return result >= 0 || errno != EINVAL;
 }
 
+[[noreturn]] void refuse_short(const File& file, std::uint64_t offset, std::size_t bytes, int number) {
+  const std::string failed =
+      "cannot read " + std::to_string(bytes) + " bytes at " + std::to_string(offset) + " from " + file.path();
+  if (number != 0) throw error_from_errno(number, failed);
+  throw Error(ErrorCode::kCorrupt, failed + ": the file ends there");
+}
+
 FileIdentity identity_from(const struct stat& status) {
   return {
       .device = status.st_dev,
@@ -63,6 +70,16 @@ FileIdentity File::identity_of_path() const {
   struct stat status{};
   if (::stat(path_.c_str(), &status) != 0) throw error_from_errno(errno, "cannot stat " + path_);
   return identity_from(status);
+}
+
+void read_wholly(const File& file, std::uint64_t offset, std::span<std::byte> into) {
+  while (!into.empty()) {
+    const ssize_t count = ::pread(file.fd(), into.data(), into.size(), static_cast<off_t>(offset));
+    if (count < 0 && errno == EINTR) continue;
+    if (count <= 0) refuse_short(file, offset, into.size(), count < 0 ? errno : 0);
+    into = into.subspan(static_cast<std::size_t>(count));
+    offset += static_cast<std::uint64_t>(count);
+  }
 }
 
 }  // namespace sllm

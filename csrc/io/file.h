@@ -1,6 +1,8 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string>
 
 #include "base/unique_handle.h"
@@ -44,5 +46,8 @@ class File {
   std::string path_;
   FileAccess access_;
 };
+
+// Reads all of `into` from a file that is not direct, waiting for it. Throws io, corrupt where the file ends.
+void read_wholly(const File& file, std::uint64_t offset, std::span<std::byte> into);
 
 }  // namespace sllm

@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "base/crc32c.h"
 #include "base/error.h"
+#include "memory/populate.h"
 
 namespace sllm {
 
@@ -54,6 +55,7 @@ void Checker::rethrow() {
 
 void Checker::report_to(LoadReport& report) const {
   const std::lock_guard lock(mutex_);
+  report.fetch_s += tally_.fetch_s;
   report.verify_s += tally_.verify_s;
   report.copy_s += tally_.copy_s;
   report.bytes_verified += tally_.bytes_verified;
@@ -64,6 +66,14 @@ std::vector<BadSpan> Checker::bad_spans() const {
   std::vector<BadSpan> sorted = tally_.bad_spans;
   std::sort(sorted.begin(), sorted.end());
   return sorted;
+}
+
+void Checker::Tally::add(const Tally& other) {
+  verify_s += other.verify_s;
+  copy_s += other.copy_s;
+  fetch_s += other.fetch_s;
+  bytes_verified += other.bytes_verified;
+  bad_spans.insert(bad_spans.end(), other.bad_spans.begin(), other.bad_spans.end());
 }
 
 void Checker::run() {
@@ -83,10 +93,7 @@ void Checker::run() {
     }
     finished.slot = {};
     lock.lock();
-    tally_.verify_s += tally.verify_s;
-    tally_.copy_s += tally.copy_s;
-    tally_.bytes_verified += tally.bytes_verified;
-    tally_.bad_spans.insert(tally_.bad_spans.end(), tally.bad_spans.begin(), tally.bad_spans.end());
+    tally_.add(tally);
     if (failure && !failure_) failure_ = failure;
     if (--unfinished_ == 0 || failure_) idle_.notify_all();
   }
@@ -94,12 +101,22 @@ void Checker::run() {
 
 Checker::Tally Checker::finish(const FinishedRead& finished) const {
   Tally tally;
-  if (!work_.plan.files[finished.read->file].span_crcs.empty()) {
-    const Stopwatch watch;
-    verify(finished, tally);
-    tally.verify_s = watch.elapsed_s();
+  const PlannedRead& read = *finished.read;
+  const bool is_verified = !work_.plan.files[read.file].span_crcs.empty();
+  for (std::uint64_t at = 0; at < read.bytes; at += kSpanBytes) {
+    const std::uint64_t bytes = std::min(kSpanBytes, read.bytes - at);
+    if (finished.fetch != Fetch::kRead) {
+      const Stopwatch watch;
+      fetch_span(finished, at, bytes);
+      tally.fetch_s += watch.elapsed_s();
+    }
+    if (is_verified) {
+      const Stopwatch watch;
+      verify_span(finished, at, bytes, tally);
+      tally.verify_s += watch.elapsed_s();
+    }
   }
-  if (finished.read->pieces > 0) {
+  if (read.pieces > 0) {
     const Stopwatch watch;
     copy(finished);
     tally.copy_s = watch.elapsed_s();
@@ -107,22 +124,24 @@ Checker::Tally Checker::finish(const FinishedRead& finished) const {
   return tally;
 }
 
-void Checker::verify(const FinishedRead& finished, Tally& tally) const {
-  const PlannedRead& read = *finished.read;
-  const PlannedFile& file = work_.plan.files[read.file];
-  for (std::uint64_t at = 0; at < read.bytes; at += kSpanBytes) {
-    const std::uint64_t bytes = std::min(kSpanBytes, read.bytes - at);
-    const std::uint64_t span = (read.offset + at) / kSpanBytes;
-    if (crc32c(std::span(finished.bytes + at, bytes)) == file.span_crcs[span]) continue;
-    if (work_.on_corrupt == OnCorrupt::kFail) {
-      const std::uint64_t begin = read.offset + at;
-      throw Error(ErrorCode::kCorrupt, file.path + " is damaged: the crc32c of bytes " +
-                                           std::to_string(begin) + " to " + std::to_string(begin + bytes) +
-                                           " does not match");
-    }
-    tally.bad_spans.push_back({read.file, span});
+void Checker::fetch_span(const FinishedRead& finished, std::uint64_t at, std::uint64_t bytes) const {
+  if (finished.fetch == Fetch::kMapped) return populate_read({finished.bytes + at, bytes});
+  // Fault the pages in as a batch: one at a time inside pread costs more than the copy.
+  if (work_.is_fresh && finished.read->in_place) populate_write({finished.bytes + at, bytes});
+  read_wholly(*finished.cached, finished.read->offset + at, {finished.bytes + at, bytes});
+}
+
+void Checker::verify_span(const FinishedRead& finished, std::uint64_t at, std::uint64_t bytes,
+                          Tally& tally) const {
+  const PlannedFile& file = work_.plan.files[finished.read->file];
+  const std::uint64_t begin = finished.read->offset + at;
+  tally.bytes_verified += bytes;
+  if (crc32c(std::span(finished.bytes + at, bytes)) == file.span_crcs[begin / kSpanBytes]) return;
+  if (work_.on_corrupt == OnCorrupt::kFail) {
+    throw Error(ErrorCode::kCorrupt, file.path + " is damaged: the crc32c of bytes " + std::to_string(begin) +
+                                         " to " + std::to_string(begin + bytes) + " does not match");
   }
-  tally.bytes_verified += read.bytes;
+  tally.bad_spans.push_back({finished.read->file, begin / kSpanBytes});
 }
 
 void Checker::copy(const FinishedRead& finished) const {

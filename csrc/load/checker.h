@@ -17,16 +17,23 @@
 
 namespace sllm {
 
-// A read that is whole, and what is left to do with it. A staged one owns its slot.
+// How a read's bytes come to its memory.
+enum class Fetch { kRead, kCopied, kMapped };
+
+// A read whose bytes are in its memory, or in the page cache, and what is left to do with it. A staged one
+// owns its slot.
 struct FinishedRead {
   const PlannedRead* read = nullptr;
   std::byte* bytes = nullptr;
   StagingPool::Slot slot;
+  Fetch fetch = Fetch::kRead;
+  const File* cached = nullptr;  // kCopied only: the file, opened without O_DIRECT
 };
 
 enum class OnCorrupt { kFail, kCollect };
 
-// Verifies and copies what was read, in threads of its own, while the next reads run.
+// Verifies and copies what was read, in threads of its own, while the next reads run. What the page cache has
+// is brought in here too, a span at a time, so that its CRC finds it in the processor's cache.
 //
 // With kFail the first span whose CRC differs is an Error `corrupt` that names file and byte range; with
 // kCollect all of them are listed. Plan, schedule and destination outlive the checker; push() and the waits
@@ -38,6 +45,7 @@ class Checker {
     const Schedule& schedule;
     std::byte* destination;
     OnCorrupt on_corrupt;
+    bool is_fresh;  // the destination has not been touched
   };
 
   Checker(const Work& work, unsigned threads);
@@ -48,7 +56,7 @@ class Checker {
   bool wait_until_idle(std::chrono::milliseconds patience);
   // Throws what a thread of the checker failed with.
   void rethrow();
-  // Adds verify_s, copy_s and bytes_verified. Only when idle.
+  // Adds fetch_s, verify_s, copy_s and bytes_verified. Only when idle.
   void report_to(LoadReport& report) const;
   // What kCollect found, sorted. Only when idle.
   std::vector<BadSpan> bad_spans() const;
@@ -57,14 +65,18 @@ class Checker {
   struct Tally {
     double verify_s = 0;
     double copy_s = 0;
+    double fetch_s = 0;
     std::uint64_t bytes_verified = 0;
     std::vector<BadSpan> bad_spans;
+
+    void add(const Tally& other);
   };
 
   void run();
   void stop();
   Tally finish(const FinishedRead& finished) const;
-  void verify(const FinishedRead& finished, Tally& tally) const;
+  void fetch_span(const FinishedRead& finished, std::uint64_t at, std::uint64_t bytes) const;
+  void verify_span(const FinishedRead& finished, std::uint64_t at, std::uint64_t bytes, Tally& tally) const;
   void copy(const FinishedRead& finished) const;
 
   Work work_;

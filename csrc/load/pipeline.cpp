@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <optional>
 #include <string>
+#include <thread>
 #include <utility>
 
 #include "base/clock.h"
@@ -12,7 +13,9 @@
 #include "io/file.h"
 #include "load/checker.h"
 #include "load/schedule.h"
+#include "load/sources.h"
 #include "load/staging.h"
+#include "memory/file_mapping.h"
 #include "memory/prefaulter.h"
 
 namespace sllm {
@@ -21,28 +24,9 @@ namespace {
 // How long the reading thread waits before it looks whether it should go on.
 constexpr std::chrono::milliseconds kPatience{50};
 
-[[noreturn]] void refuse_changed(const File& file) {
-  throw Error(ErrorCode::kCorrupt, file.path() + " changed while it was being loaded; load it again");
-}
+constexpr unsigned kMostCheckThreads = 4;
 
-std::vector<File> open_files(const LoadPlan& plan, FileAccess access) {
-  std::vector<File> files;
-  files.reserve(plan.files.size());
-  for (const PlannedFile& planned : plan.files) {
-    files.push_back(File::open(planned.path, access));
-    if (files.back().identity() != planned.identity) refuse_changed(files.back());
-  }
-  return files;
-}
-
-void check_unchanged(const LoadPlan& plan, const std::vector<File>& files) {
-  for (std::size_t i = 0; i < files.size(); ++i) {
-    // The path too: a file that was replaced still reads as it was, but its neighbours may not.
-    const FileIdentity& planned = plan.files[i].identity;
-    if (files[i].identity() != planned || files[i].identity_of_path() != planned) refuse_changed(files[i]);
-  }
-}
-
+// What a load's stages share, and the loop that drives them.
 class Run {
  public:
   Run(const Checker::Work& work, const LoadOptions& options, const Interrupt& interrupt)
@@ -50,14 +34,13 @@ class Run {
         schedule_(work.schedule),
         destination_(work.destination),
         interrupt_(interrupt),
-        files_(open_files(work.plan, options.access)),
-        queue_(options.queue(options.depth, files_.empty() ? -1 : files_[0].fd())),
+        sources_(work.plan, work.schedule, {options.access, options.cache}),
+        queue_(options.queue(options.depth, sources_.file(0).fd())),
         staging_(queue_->depth() + 1, align_up(options.extent_bytes, kBlockBytes)),
-        checker_(work, options.check_threads),
+        checker_(work, check_threads(options)),
         reading_(schedule_.reads.size()),
         reader_(*queue_) {
-    if (options.is_fresh && destination_ != nullptr)
-      prefaulter_.emplace(std::span(destination_, plan_.destination_bytes));
+    if (work.is_fresh) prefaulter_.emplace(pieces_to_read());
   }
 
   void read_all() {
@@ -66,7 +49,7 @@ class Run {
       while (next < schedule_.reads.size() && reader_.has_room() && start(next)) ++next;
       if (reader_.in_flight() > 0) {
         collect();
-      } else {
+      } else if (next < schedule_.reads.size()) {
         const Stopwatch watch;
         staging_.wait_for_slot(kPatience);
         report_.check_wait_s += watch.elapsed_s();
@@ -81,7 +64,7 @@ class Run {
     while (!checker_.wait_until_idle(kPatience)) interrupt_();
     report_.check_wait_s += watch.elapsed_s();
     checker_.rethrow();
-    check_unchanged(plan_, files_);
+    sources_.check_unchanged(plan_);
   }
 
   LoadReport report() const {
@@ -91,9 +74,10 @@ class Run {
     report.reads = schedule_.reads.size();
     report.repeats = reader_.repeats();
     report.deepest = reader_.deepest();
+    const auto& files = sources_.files();
     report.direct_files = static_cast<std::uint64_t>(
-        std::count_if(files_.begin(), files_.end(), [](const File& f) { return f.is_direct(); }));
-    report.buffered_files = files_.size() - report.direct_files;
+        std::count_if(files.begin(), files.end(), [](const File& file) { return file.is_direct(); }));
+    report.buffered_files = files.size() - report.direct_files;
     if (prefaulter_) report.prefault_s = prefaulter_->busy_s();
     return report;
   }
@@ -101,35 +85,68 @@ class Run {
   std::vector<BadSpan> bad_spans() const { return checker_.bad_spans(); }
 
  private:
+  // One thread keeps up with any drive; the page cache delivers as much as the cores take.
+  unsigned check_threads(const LoadOptions& options) const {
+    if (options.check_threads > 0) return options.check_threads;
+    return sources_.are_all_read() ? 1
+                                   : std::clamp(std::thread::hardware_concurrency(), 1U, kMostCheckThreads);
+  }
+
+  std::vector<std::span<std::byte>> pieces_to_read() const {
+    std::vector<std::span<std::byte>> pieces;
+    for (std::size_t index = 0; index < schedule_.reads.size(); ++index) {
+      const PlannedRead& read = schedule_.reads[index];
+      const bool is_read = read.in_place && sources_.fetch_of(index) == Fetch::kRead;
+      if (is_read) pieces.emplace_back(destination_ + read.destination, read.bytes);
+    }
+    return pieces;
+  }
+
   // False where the read needs a slot and none is free.
   bool start(std::size_t index) {
     const PlannedRead& read = schedule_.reads[index];
     FinishedRead& reading = reading_[index];
-    if (read.in_place) {
-      reading.bytes = destination_ + read.destination;
-      report_.bytes_in_place += read.bytes;
-      if (prefaulter_) prefaulter_->advance(read.destination + read.bytes);
-    } else {
-      reading.slot = staging_.try_acquire();
-      if (!reading.slot) return false;
-      reading.bytes = reading.slot.start();
-    }
+    if (!read.in_place && !(reading.slot = staging_.try_acquire())) return false;
     reading.read = &read;
+    reading.bytes = read.in_place ? destination_ + read.destination : reading.slot.start();
+    reading.fetch = sources_.fetch_of(index);
     report_.bytes_read += read.bytes;
-    reader_.add({&files_[read.file], reading.bytes, read.offset, read.bytes, index});
+    if (read.in_place) report_.bytes_in_place += read.bytes;
+    if (reading.fetch == Fetch::kRead) {
+      if (read.in_place && prefaulter_) prefaulter_->skip(++landing_);
+      reader_.add({&sources_.file(read.file), reading.bytes, read.offset, read.bytes, index});
+    } else {
+      fetch(reading);
+    }
     return true;
+  }
+
+  void fetch(FinishedRead& reading) {
+    const PlannedRead& read = *reading.read;
+    if (reading.fetch == Fetch::kMapped) {
+      map_in_place(sources_.file(read.file).fd(), read.offset, {reading.bytes, read.bytes});
+      report_.bytes_mapped += read.bytes;
+    } else {
+      reading.cached = &sources_.cached(read.file);
+      report_.bytes_cached += read.bytes;
+    }
+    hand_over(reading);
   }
 
   void collect() {
     const Stopwatch watch;
     const auto whole = reader_.wait(kPatience);
     report_.read_wait_s += watch.elapsed_s();
-    for (const std::uint64_t index : whole) {
-      const PlannedRead& read = schedule_.reads[index];
-      const bool needs_check = read.pieces > 0 || !plan_.files[read.file].span_crcs.empty();
-      FinishedRead finished = std::move(reading_[index]);
-      if (needs_check) checker_.push(std::move(finished));
-    }
+    for (const std::uint64_t index : whole) hand_over(reading_[index]);
+  }
+
+  // To the checker, unless there is nothing left to do. Mapped bytes that nobody verifies stay untouched.
+  void hand_over(FinishedRead& reading) {
+    const PlannedRead& read = *reading.read;
+    const bool is_verified = !plan_.files[read.file].span_crcs.empty();
+    FinishedRead finished = std::move(reading);
+    if (is_verified || read.pieces > 0 || finished.fetch == Fetch::kCopied)
+      checker_.push(std::move(finished));
   }
 
   // Destroyed from the last to the first: the reader drains before the memory and the files it reads go.
@@ -138,11 +155,12 @@ class Run {
   std::byte* destination_;
   const Interrupt& interrupt_;
   LoadReport report_;
-  std::vector<File> files_;
+  Sources sources_;
   std::unique_ptr<ReadQueue> queue_;
   StagingPool staging_;
   Checker checker_;
   std::vector<FinishedRead> reading_;
+  std::size_t landing_ = 0;  // reads from the drive in place, so far
   std::optional<Prefaulter> prefaulter_;
   ExtentReader reader_;
 };
@@ -154,8 +172,7 @@ void validate(const LoadPlan& plan, const LoadOptions& options) {
     throw Error(ErrorCode::kInvalid, "extents of " + std::to_string(options.extent_bytes) +
                                          " bytes are not whole spans of 1 MiB up to 1 GiB");
   }
-  if (options.depth == 0 || options.depth > 1024 || options.check_threads == 0 ||
-      options.check_threads > 256) {
+  if (options.depth == 0 || options.depth > 1024 || options.check_threads > 256) {
     throw Error(ErrorCode::kInvalid, "depth " + std::to_string(options.depth) + " or check threads " +
                                          std::to_string(options.check_threads) + " is out of range");
   }
@@ -187,14 +204,15 @@ LoadReport load(const LoadPlan& plan, std::span<std::byte> destination, const Lo
   }
   if (plan.files.empty()) return {};
   const Schedule schedule = make_schedule(plan, options.extent_bytes);
-  return run({plan, schedule, destination.data(), OnCorrupt::kFail}, options, interrupt).report;
+  return run({plan, schedule, destination.data(), OnCorrupt::kFail, options.is_fresh}, options, interrupt)
+      .report;
 }
 
 CheckResult check(const LoadPlan& plan, const LoadOptions& options, const Interrupt& interrupt) {
   validate(plan, options);
   if (plan.files.empty()) return {};
   const Schedule schedule = make_check_schedule(plan, options.extent_bytes);
-  return run({plan, schedule, nullptr, OnCorrupt::kCollect}, options, interrupt);
+  return run({plan, schedule, nullptr, OnCorrupt::kCollect, false}, options, interrupt);
 }
 
 }  // namespace sllm

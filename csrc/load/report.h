@@ -10,7 +10,9 @@ namespace sllm {
 // the reading thread's.
 struct LoadReport {
   std::uint64_t bytes_read = 0;      // from files, the rounding to spans and blocks included
-  std::uint64_t bytes_in_place = 0;  // of them, read to where they belong without a copy
+  std::uint64_t bytes_in_place = 0;  // of them, brought to where they belong without a copy of ours
+  std::uint64_t bytes_cached = 0;    // of them, copied out of the page cache
+  std::uint64_t bytes_mapped = 0;    // of them, mapped
   std::uint64_t bytes_verified = 0;
   std::uint64_t reads = 0;
   std::uint64_t repeats = 0;       // reads that were short or interrupted
@@ -20,6 +22,7 @@ struct LoadReport {
   std::string queue;
   double total_s = 0;
   double read_wait_s = 0;   // nothing to do but to wait for the drive
+  double fetch_s = 0;       // copying out of the page cache, or mapping its pages
   double check_wait_s = 0;  // reads held back, or all done, and verifying or copying was not
   double verify_s = 0;
   double copy_s = 0;

@@ -2,36 +2,35 @@
 
 #include <atomic>
 #include <cstddef>
-#include <cstdint>
 #include <span>
 #include <stop_token>
 #include <thread>
+#include <vector>
 
 namespace sllm {
 
 // Faults in fresh memory ahead of its use, in a thread of its own.
 //
 // The first touch of a page costs more than reading it from a fast drive, so it must not happen one page at a
-// time inside the reads. The pages' contents are left alone (madvise(2), MADV_POPULATE_WRITE), hence reads
-// may land in the memory at the same time. Where the kernel cannot do that (before 5.14), nothing happens and
-// the reads fault the pages in.
+// time inside the reads. The pages' contents are left alone, hence reads may land in the memory at the same
+// time. Where the kernel cannot do that, nothing happens and the reads fault the pages in.
 class Prefaulter {
  public:
-  // `memory` is page-aligned and outlives this object.
-  explicit Prefaulter(std::span<std::byte> memory);
-  // Stops after the piece at hand.
+  // The pieces are taken in order and outlive this object.
+  explicit Prefaulter(std::vector<std::span<std::byte>> pieces);
+  // Stops after what is at hand, a few MiB.
   ~Prefaulter() = default;
 
-  // Reads have come this far: pages before `position` no longer need it.
-  void advance(std::uint64_t position) { position_.store(position, std::memory_order_relaxed); }
+  // The first `count` pieces are being read into: they no longer need it.
+  void skip(std::size_t count) { first_.store(count, std::memory_order_relaxed); }
   // Seconds spent so far; whole once the memory is done.
   double busy_s() const { return busy_s_.load(std::memory_order_relaxed); }
 
  private:
   void run(const std::stop_token& stop);
 
-  std::span<std::byte> memory_;
-  std::atomic<std::uint64_t> position_{0};
+  std::vector<std::span<std::byte>> pieces_;
+  std::atomic<std::size_t> first_{0};
   std::atomic<double> busy_s_{0};
   std::jthread thread_;
 };

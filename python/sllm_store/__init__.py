@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from sllm_store import errors
 
 if TYPE_CHECKING:
+    from sllm_store._core import HostBuffer
     from sllm_store._version import __version__
     from sllm_store.checkpoint import Checkpoint, open_checkpoint
     from sllm_store.converting import ConvertReport, convert, save_model, save_tensors
@@ -20,6 +21,7 @@ _EXPORTS = {
     "Checkpoint": "checkpoint",
     "ConvertReport": "converting",
     "Feature": "platform_probe",
+    "HostBuffer": "_core",
     "LoadReport": "report",
     "PlatformReport": "platform_probe",
     "convert": "converting",
@@ -35,6 +37,7 @@ __all__ = [
     "Checkpoint",
     "ConvertReport",
     "Feature",
+    "HostBuffer",
     "LoadReport",
     "PlatformReport",
     "__version__",

@@ -16,7 +16,7 @@ from sllm_store.torch_tensors import check_dtypes, to_torch
 if TYPE_CHECKING:
     import torch
 
-Memory = Literal["own"]
+Memory = Literal["own", "map", "auto"] | _core.HostBuffer
 Queue = Literal["auto", "io_uring", "threads"]
 OnReport = Callable[[LoadReport], None]
 
@@ -25,7 +25,11 @@ _QUEUES: Final = {
     "io_uring": _core.QueueKind.URING,
     "threads": _core.QueueKind.THREADS,
 }
-_MEMORIES: Final = ("own",)
+_CACHE_USES: Final = {
+    "own": _core.CacheUse.COPY,
+    "map": _core.CacheUse.MAP,
+    "auto": _core.CacheUse.MAP_CACHED,
+}
 
 
 class LoadRequest(NamedTuple):
@@ -43,6 +47,7 @@ class Loaded(NamedTuple):
     checkpoint: Checkpoint
     names: list[str]
     verified: bool
+    memory: str
     buffer: _core.HostBuffer
     plan: LoadPlan
     stages: dict[str, float | int | str]
@@ -77,7 +82,12 @@ def load_tensors(
     device: where to; this version loads onto "cpu".
     names: the tensors to load; all of them by default.
     verify: compare the CRC32C of every span that is read with the manifest's.
-    memory: "own", a buffer of the process's own.
+    memory: "own", memory of the process's own: what the page cache has is copied, the rest read around it. "map",
+        the files mapped privately, copy-on-write, so that processes share the page cache's one copy; without `verify`
+        nothing is read before it is touched. "auto", the parts mapped that the page cache has, the rest read. The
+        price of mapping: a file that is overwritten in place later changes the tensors, and one that is truncated
+        later kills the process that touches them. A HostBuffer is filled again, whatever tensors still use it: memory
+        that was touched before saves most of a load's CPU time.
     raw: each tensor as its bytes, one dimension of uint8, whatever its dtype.
     queue: how files are read: "io_uring", "threads", or "auto", the first of them that works here.
     on_report: called with the LoadReport before the tensors are returned.
@@ -105,8 +115,8 @@ def load_tensors(
 
 def check_request(request: LoadRequest, device: str) -> None:
     """Raise InvalidArgumentError or UnsupportedError for what cannot be, before a byte is read."""
-    if request.memory not in _MEMORIES:
-        raise InvalidArgumentError(f"memory {request.memory!r} is none of {', '.join(_MEMORIES)}")
+    if not isinstance(request.memory, _core.HostBuffer) and request.memory not in _CACHE_USES:
+        raise InvalidArgumentError(f"memory {request.memory!r} is no HostBuffer and none of {', '.join(_CACHE_USES)}")
     if request.queue not in _QUEUES:
         raise InvalidArgumentError(f"queue {request.queue!r} is none of {', '.join(_QUEUES)}")
     if device.partition(":")[0] != "cpu":
@@ -126,18 +136,32 @@ def select_names(checkpoint: Checkpoint, names: Iterable[str] | None) -> list[st
 
 
 def load_bytes(checkpoint: Checkpoint, request: LoadRequest, stop: _core.StopFlag) -> Loaded:
-    """Read the named tensors into a fresh buffer; `stop` ends it from another thread with CancelledError."""
+    """Read the named tensors into memory; `stop` ends it from another thread with CancelledError."""
     start = time.perf_counter()
     names = select_names(checkpoint, request.names)
     plan = make_plan(checkpoint, names)
     native = native_plan(checkpoint, plan, verify=request.verify)
     planned = time.perf_counter()
-    buffer = _core.HostBuffer(plan.destination_bytes)
-    options = _core.LoadOptions(queue=_QUEUES[request.queue])
+    buffer, options = _prepare_memory(checkpoint, plan, request)
     stages = _core.load(native, buffer, options, stop, is_main_thread())
     load_s = time.perf_counter() - planned
     stages.update(plan_s=planned - start, load_s=load_s)
-    return Loaded(checkpoint, names, request.verify and checkpoint.is_verifiable, buffer, plan, stages)
+    memory = request.memory if isinstance(request.memory, str) else "reused"
+    return Loaded(checkpoint, names, request.verify and checkpoint.is_verifiable, memory, buffer, plan, stages)
+
+
+def _prepare_memory(
+    checkpoint: Checkpoint, plan: LoadPlan, request: LoadRequest
+) -> tuple[_core.HostBuffer, _core.LoadOptions]:
+    queue = _QUEUES[request.queue]
+    if isinstance(request.memory, str):
+        options = _core.LoadOptions(queue=queue, cache=_CACHE_USES[request.memory])
+        return _core.HostBuffer(plan.destination_bytes), options
+    if len(request.memory) < plan.destination_bytes:
+        raise InvalidArgumentError(
+            f"memory has {len(request.memory)} bytes, {checkpoint.path} needs {plan.destination_bytes}"
+        )
+    return request.memory, _core.LoadOptions(queue=queue, cache=_core.CacheUse.COPY, is_fresh=False)
 
 
 def native_plan(checkpoint: Checkpoint, plan: LoadPlan, *, verify: bool) -> _core.LoadPlan:
@@ -163,7 +187,7 @@ def make_report(loaded: Loaded, times: Times) -> LoadReport:
         tensors=len(loaded.names),
         nbytes=sum(tensors[name].tensor.nbytes for name in loaded.plan.offsets),
         verified=loaded.verified,
-        memory="own",
+        memory=loaded.memory,
         **times._asdict(),
         **stages,  # type: ignore[arg-type]
     )

@@ -6,6 +6,7 @@ from typing import Final
 # Stages in the order in which bytes pass them, each with the seconds that say how long it was busy.
 _STAGES: Final = {
     "read": "read_wait_s",
+    "page cache": "fetch_s",
     "verify": "verify_s",
     "copy": "copy_s",
     "prefault": "prefault_s",
@@ -19,8 +20,10 @@ class LoadReport:
     `total_s` runs from the call to usable tensors and contains `open_s` (headers and manifest), `plan_s`, `load_s`
     (first read to last byte verified and in place) and `handover_s` (tensors made of the memory, and in `load_model`
     put into the modules). `skeleton_s`, in `load_model` only, is the time in which the modules were built, beside
-    `load_s`. `read_wait_s` is what the reading thread had nothing to do but wait for the drive, `check_wait_s` what
-    reading was held up, or over, while verifying or copying was not. `cpu_s` is the whole process's during `load_s`.
+    `load_s`. `memory` is what was asked for, or "reused". Of `bytes_read`, `bytes_cached` were copied out of the page
+    cache and `bytes_mapped` mapped, in `fetch_s`. `read_wait_s` is what the reading thread had nothing to do but wait
+    for the drive, `check_wait_s` what reading was held up, or over, while verifying or copying was not. `cpu_s` is the
+    whole process's during `load_s`.
     """
 
     path: str
@@ -36,6 +39,8 @@ class LoadReport:
     buffered_files: int
     bytes_read: int
     bytes_in_place: int
+    bytes_cached: int
+    bytes_mapped: int
     bytes_verified: int
     open_s: float
     plan_s: float
@@ -44,6 +49,7 @@ class LoadReport:
     skeleton_s: float = 0.0
     total_s: float
     read_wait_s: float
+    fetch_s: float
     check_wait_s: float
     verify_s: float
     copy_s: float

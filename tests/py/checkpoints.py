@@ -1,6 +1,7 @@
 """Small checkpoints for tests, built from bytes and not by the code under test."""
 
 import json
+import os
 import random
 from pathlib import Path
 
@@ -17,6 +18,15 @@ def write_safetensors(path: Path, members: dict, data: bytes, text: bytes | None
     text = json.dumps(members).encode() if text is None else text
     path.write_bytes(len(text).to_bytes(8, "little") + text + data)
     return path
+
+
+def evict(folder: Path) -> None:
+    """Put the folder's files out of the page cache, so that the next load reads the drive."""
+    for path in folder.iterdir():
+        fd = os.open(path, os.O_RDONLY)
+        os.fsync(fd)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(fd)
 
 
 def every_dtype(seed: int = 1) -> tuple[dict, bytes]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoints import every_dtype, write_safetensors
+from checkpoints import every_dtype, evict, write_safetensors
 
 import sllm_store
 from sllm_store import load_tensors
@@ -63,10 +63,14 @@ def folder(request, tmp_path):
     return tmp_path / "it"
 
 
+@pytest.mark.parametrize("is_warm", [False, True])
+@pytest.mark.parametrize("memory", ["own", "auto", "map"])
 @pytest.mark.parametrize("queue", ["auto", "threads"])
-def test_every_tensor_equals_what_safetensors_reads(folder, queue):
+def test_every_tensor_equals_what_safetensors_reads(folder, queue, memory, is_warm):
     expected = digests_by_safetensors(folder / "model.safetensors")
-    tensors = load_tensors(folder, queue=queue)
+    if not is_warm:
+        evict(folder)
+    tensors = load_tensors(folder, queue=queue, memory=memory)
     assert {name: digest(tensor) for name, tensor in tensors.items()} == {n: d for n, (_, _, d) in expected.items()}
     for name, tensor in large().items():
         assert tensors[name].dtype == tensor.dtype
@@ -128,7 +132,7 @@ def test_arguments_that_make_no_sense_are_refused(folder):
         load_tensors(folder, names=["x"])
     with pytest.raises(InvalidArgumentError, match="a list of names"):
         load_tensors(folder, names="w0")
-    with pytest.raises(InvalidArgumentError, match="memory 'rented'"):
+    with pytest.raises(InvalidArgumentError, match="memory 'rented' is no HostBuffer and none of own, map, auto"):
         load_tensors(folder, memory="rented")
     with pytest.raises(InvalidArgumentError, match="queue 'slow'"):
         load_tensors(folder, queue="slow")
@@ -155,8 +159,9 @@ def test_every_tensor_is_aligned_and_owns_exactly_its_bytes(folder):
         assert tensor.storage_offset() == 0
 
 
-def test_writing_to_a_tensor_works_and_touches_no_other(folder):
-    tensors = load_tensors(folder)
+@pytest.mark.parametrize("memory", ["own", "auto", "map"])
+def test_writing_to_a_tensor_works_and_touches_no_other(folder, memory):
+    tensors = load_tensors(folder, memory=memory)
     for name in tensors:
         before = {other: digest(tensor) for other, tensor in tensors.items() if other != name}
         tensors[name].fill_(1)
@@ -215,7 +220,7 @@ def test_the_report_tells_what_was_done(folder):
     assert report.bytes_read >= report.nbytes
     assert (report.bytes_verified >= report.nbytes) == report.verified
     assert report.total_s >= report.open_s + report.plan_s + report.load_s + report.handover_s
-    assert report.limit in ("read", "verify", "copy", "prefault")
+    assert report.limit in ("read", "page cache", "verify", "copy", "prefault")
     json.dumps(report.as_dict())
 
 
@@ -231,3 +236,42 @@ def test_many_partitions_load_as_one(tmp_path):
     assert len(list((tmp_path / "it").glob("*.safetensors"))) > 2
     tensors = load_tensors(tmp_path / "it")
     assert all(torch.equal(tensors[name], tensor) for name, tensor in large().items())
+
+
+def report_of(folder, **options):
+    reports = []
+    load_tensors(folder, on_report=reports.append, **options)
+    return reports[0]
+
+
+def test_bytes_come_from_where_they_are(tmp_path):
+    sllm_store.save_tensors(large(), tmp_path / "it")
+    evict(tmp_path / "it")
+    cold = report_of(tmp_path / "it")
+    assert (cold.bytes_cached, cold.bytes_mapped) == (0, 0)
+    (tmp_path / "it" / "model.safetensors").read_bytes()
+    own, auto = report_of(tmp_path / "it"), report_of(tmp_path / "it", memory="auto")
+    assert (own.bytes_cached, own.bytes_mapped) == (own.bytes_read, 0)
+    assert auto.bytes_mapped > auto.nbytes // 2
+    assert auto.bytes_cached + auto.bytes_mapped == auto.bytes_read
+    evict(tmp_path / "it")
+    assert report_of(tmp_path / "it", memory="auto").bytes_mapped == 0
+    assert report_of(tmp_path / "it", memory="map").bytes_mapped == auto.bytes_mapped
+
+
+def test_a_buffer_is_filled_again(tmp_path):
+    first, second = large(1), large(2)
+    for number, tensors in enumerate((first, second)):
+        sllm_store.save_tensors(tensors, tmp_path / str(number))
+    buffer = sllm_store.HostBuffer(report_of(tmp_path / "0").nbytes + (1 << 20))
+    loaded = load_tensors(tmp_path / "0", memory=buffer)
+    assert torch.equal(loaded["w0"], first["w0"])
+    assert report_of(tmp_path / "1", memory=buffer).memory == "reused"
+    assert torch.equal(loaded["w0"], second["w0"])
+    del buffer
+    assert torch.equal(loaded["w1"], second["w1"])
+
+
+def test_a_buffer_that_is_too_small_is_refused_with_the_size_that_it_takes(folder):
+    with pytest.raises(InvalidArgumentError, match=rf"memory has 100 bytes, {folder} needs \d+"):
+        load_tensors(folder, memory=sllm_store.HostBuffer(100))

@@ -6,10 +6,12 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from checkpoints import evict
 
 import sllm_store
 from sllm_store import load_tensors
@@ -29,6 +31,7 @@ def folder(tmp_path):
     generator = torch.Generator().manual_seed(3)
     tensors = {name: torch.randn(5_000_011, generator=generator) for name in ("first", "second")}
     sllm_store.save_tensors(tensors, tmp_path / "it", partition_size=21 << 20)
+    evict(tmp_path / "it")
     return tmp_path / "it"
 
 
@@ -65,57 +68,63 @@ def flip(path: Path, offset: int) -> None:
         file.write(bytes([byte ^ 0x10]))
 
 
+@pytest.fixture(params=["own", "auto", "map"])
+def load(request):
+    """load_tensors into each kind of memory; the files that a test changed are in the page cache, others not."""
+    return partial(load_tensors, memory=request.param)
+
+
 @pytest.mark.usefixtures("nothing_left")
 class TestDamage:
     @pytest.mark.parametrize("keep", [0, 5000, -1])
-    def test_a_truncated_partition(self, folder, keep):
+    def test_a_truncated_partition(self, folder, load, keep):
         path = partition(folder)
         os.truncate(path, keep if keep >= 0 else path.stat().st_size - 1)
         with pytest.raises(CorruptCheckpointError, match=rf"{path}.*truncated or replaced"):
-            load_tensors(folder)
+            load(folder)
 
     @pytest.mark.parametrize("offset", [5000, 3 * SPAN_BYTES, 3 * SPAN_BYTES - 1, -1])
-    def test_a_flipped_byte_of_data_names_its_span(self, folder, offset):
+    def test_a_flipped_byte_of_data_names_its_span(self, folder, load, offset):
         path = partition(folder)
         offset %= path.stat().st_size
         flip(path, offset)
         begin = offset // SPAN_BYTES * SPAN_BYTES
         with pytest.raises(CorruptCheckpointError, match=rf"{path} is damaged: .* bytes {begin} to "):
-            load_tensors(folder)
+            load(folder)
 
-    def test_a_flipped_byte_is_found_by_a_load_that_touches_its_span_and_only_then(self, folder):
+    def test_a_flipped_byte_is_found_by_a_load_that_touches_its_span_and_only_then(self, folder, load):
         flip(partition(folder), 3 * SPAN_BYTES)
-        assert set(load_tensors(folder, names=["first"])) == {"first"}
+        assert set(load(folder, names=["first"])) == {"first"}
         with pytest.raises(CorruptCheckpointError):
-            load_tensors(folder, names=["second"])
+            load(folder, names=["second"])
 
     @pytest.mark.parametrize("offset", [0, 3, 9, 200, 4095])
-    def test_a_flipped_byte_of_a_header(self, folder, offset):
+    def test_a_flipped_byte_of_a_header(self, folder, load, offset):
         flip(partition(folder), offset)
         with pytest.raises(CorruptCheckpointError, match=str(partition(folder))):
-            load_tensors(folder)
+            load(folder)
 
-    def test_a_flipped_byte_of_the_manifest(self, folder):
+    def test_a_flipped_byte_of_the_manifest(self, folder, load):
         flip(folder / "sllm.json", 50)
         with pytest.raises(CorruptCheckpointError, match=r"sllm\.json is damaged.*convert the checkpoint again"):
-            load_tensors(folder)
+            load(folder)
 
-    def test_a_missing_partition(self, folder):
+    def test_a_missing_partition(self, folder, load):
         partition(folder).unlink()
         with pytest.raises(CorruptCheckpointError, match=rf"{partition(folder)} is missing"):
-            load_tensors(folder)
+            load(folder)
 
-    def test_a_manifest_of_a_newer_version(self, folder):
+    def test_a_manifest_of_a_newer_version(self, folder, load):
         from sllm_store import _core
 
         body = b'{"format":"sllm-checkpoint","version":99'
         (folder / "sllm.json").write_bytes(body + f',"crc32c":"{_core.crc32c(body):08x}"}}\n'.encode())
         with pytest.raises(UnsupportedError, match="version 99.*install a newer sllm"):
-            load_tensors(folder)
+            load(folder)
 
-    def test_a_folder_that_is_no_checkpoint(self, tmp_path):
+    def test_a_folder_that_is_no_checkpoint(self, tmp_path, load):
         with pytest.raises(CheckpointNotFoundError, match="is no checkpoint"):
-            load_tensors(tmp_path)
+            load(tmp_path)
 
 
 def run_child(code: str, *arguments: object, env: dict[str, str] | None = None) -> subprocess.CompletedProcess:

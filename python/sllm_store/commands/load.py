@@ -7,7 +7,7 @@ import click
 
 from sllm_store import _core
 from sllm_store.checkpoint import open_checkpoint
-from sllm_store.loading import LoadRequest, Queue, Times, check_request, load_bytes, make_report
+from sllm_store.loading import LoadRequest, Memory, Queue, Times, check_request, load_bytes, make_report
 from sllm_store.report import LoadReport
 
 
@@ -21,13 +21,20 @@ from sllm_store.report import LoadReport
     show_default=True,
     help="How files are read.",
 )
+@click.option(
+    "--memory",
+    type=click.Choice(["own", "map", "auto"]),
+    default="own",
+    show_default=True,
+    help="Own memory, the files mapped, or mapped where the page cache has them.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
-def command(path: str, no_verify: bool, queue: Queue, as_json: bool) -> None:
+def command(path: str, no_verify: bool, queue: Queue, memory: Memory, as_json: bool) -> None:
     """Load the checkpoint at PATH into host memory and show where the time went.
 
     The bytes are read, verified and placed as load_tensors does it, without torch.
     """
-    report = _load(path, LoadRequest(verify=not no_verify, queue=queue))
+    report = _load(path, LoadRequest(verify=not no_verify, memory=memory, queue=queue))
     if as_json:
         click.echo(json.dumps(report.as_dict()))
     else:
@@ -61,6 +68,10 @@ def _print(report: LoadReport) -> None:
     console.print(f"the limit was: {report.limit}", highlight=False)
 
 
+def _from_cache(report: LoadReport) -> str:
+    return f"{report.bytes_cached / 1e9:.3f} GB copied, {report.bytes_mapped / 1e9:.3f} GB mapped"
+
+
 def _stages(report: LoadReport) -> list[tuple[str, float, str]]:
     access = f"{report.direct_files} direct, {report.buffered_files} buffered files"
     return [
@@ -68,6 +79,7 @@ def _stages(report: LoadReport) -> list[tuple[str, float, str]]:
         ("plan", report.plan_s, f"{report.reads} reads"),
         ("load", report.load_s, f"{report.queue}, up to {report.deepest} at once, {access}, {report.cpu_s:.2f} cpu s"),
         ("- waiting for the drive", report.read_wait_s, f"{report.bytes_read / 1e9:.3f} GB, {report.repeats} repeats"),
+        ("- page cache, beside", report.fetch_s, _from_cache(report)),
         ("- waiting for checks", report.check_wait_s, "verify and copy were behind"),
         ("- verify, beside", report.verify_s, f"{report.bytes_verified / 1e9:.3f} GB"),
         ("- copy, beside", report.copy_s, f"{(report.bytes_read - report.bytes_in_place) / 1e9:.3f} GB staged"),

@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <filesystem>
 #include <fstream>
+#include <limits>
 #include <string>
 #include <thread>
 #include <vector>
@@ -49,6 +50,20 @@ class TemporaryFile {
  private:
   std::string path_;
 };
+
+// Puts a file out of the page cache.
+inline void evict(const std::string& path) {
+  const int fd = ::open(path.c_str(), O_RDONLY);
+  ::fsync(fd);
+  ::posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+  ::close(fd);
+}
+
+// Brings a file into the page cache.
+inline void read_once(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  file.ignore(std::numeric_limits<std::streamsize>::max());
+}
 
 inline std::size_t count_entries(const char* folder) {
   std::size_t count = 0;

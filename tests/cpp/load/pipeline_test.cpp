@@ -116,8 +116,48 @@ TEST_F(PipelineTest, DeliversAndVerifiesEveryByteOverEitherQueue) {
 
 TEST_F(PipelineTest, DeliversWithoutCrcs) {
   plan_.files[0].span_crcs.clear();
-  EXPECT_EQ(run().bytes_verified, 0U);
+  for (const CacheUse cache : {CacheUse::kNone, CacheUse::kCopy, CacheUse::kMapCached, CacheUse::kMap}) {
+    options_.cache = cache;
+    EXPECT_EQ(run().bytes_verified, 0U);
+    expect_delivered();
+  }
+}
+
+TEST_F(PipelineTest, TakesFromThePageCacheWhatItHasAndTheRestFromTheDrive) {
+  for (const CacheUse cache : {CacheUse::kCopy, CacheUse::kMapCached, CacheUse::kMap}) {
+    options_.cache = cache;
+    testing::evict(on_disk_.path());
+    const LoadReport cold = run();
+    expect_delivered();
+    EXPECT_EQ(cold.bytes_verified, bytes_.size());
+    EXPECT_EQ(cold.bytes_cached, 0U);
+    EXPECT_EQ(cold.bytes_mapped > 0, cache == CacheUse::kMap);
+    testing::read_once(on_disk_.path());
+    const LoadReport warm = run();
+    expect_delivered();
+    EXPECT_EQ(warm.bytes_verified, bytes_.size());
+    EXPECT_EQ(warm.bytes_cached + warm.bytes_mapped, bytes_.size());
+    EXPECT_EQ(warm.bytes_mapped > 0, cache != CacheUse::kCopy);
+  }
+}
+
+TEST_F(PipelineTest, KeepsTheFileAsItIsWhenMappedBytesAreWrittenTo) {
+  options_.cache = CacheUse::kMap;
+  run();
+  std::fill(destination_->bytes().begin(), destination_->bytes().end(), std::byte{7});
+  run();
   expect_delivered();
+}
+
+TEST_F(PipelineTest, FillsABufferAgainWithoutFaultingItIn) {
+  run();
+  options_.is_fresh = false;
+  for (const CacheUse cache : {CacheUse::kNone, CacheUse::kCopy}) {
+    options_.cache = cache;
+    const LoadReport report = load(plan_, destination_->bytes(), options_, never);
+    expect_delivered();
+    EXPECT_EQ(report.prefault_s, 0);
+  }
 }
 
 TEST_F(PipelineTest, SurvivesShortReadsInterruptionsAndDisorderAtEveryRead) {
@@ -144,7 +184,10 @@ TEST_F(PipelineTest, NamesTheDamagedRangeWhereverAByteFlips) {
   for (const std::uint64_t at : {std::uint64_t{0}, kBlockBytes, 3 * kMiB + 5, bytes_.size() - 1}) {
     flip_byte(at);
     const std::uint64_t begin = align_down(at, kSpanBytes);
-    expect_failure(ErrorCode::kCorrupt, "bytes " + std::to_string(begin) + " to ");
+    for (const CacheUse cache : {CacheUse::kNone, CacheUse::kCopy, CacheUse::kMap}) {
+      options_.cache = cache;
+      expect_failure(ErrorCode::kCorrupt, "bytes " + std::to_string(begin) + " to ");
+    }
     flip_byte(at);
     std::ofstream(on_disk_.path(), std::ios::binary)
         .write(reinterpret_cast<const char*>(bytes_.data()), static_cast<long>(bytes_.size()));
