@@ -23,7 +23,7 @@ LOAD = """
 import json, resource, sys
 from sllm_store import _core
 from sllm_store.commands.load import _load
-from sllm_store.loading import LoadRequest
+from sllm_store.reading import LoadRequest
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 report = _load(sys.argv[1], LoadRequest(verify=sys.argv[2] == "verify")).as_dict()
 report["peak_bytes_above"] = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 - report["nbytes"]
@@ -35,7 +35,9 @@ def load_cold(path: str, mode: str) -> tuple[dict, bool]:
     """One load in a process of its own; whether the cache was dropped before."""
     is_cold = drop_page_cache()
     output = subprocess.check_output([sys.executable, "-c", LOAD, path, mode], text=True)
-    return json.loads(output), is_cold
+    report = json.loads(output)
+    del report["path"]  # of one machine
+    return report, is_cold
 
 
 def measure(path: str, pairs: int) -> dict[str, list[dict]]:

@@ -6,8 +6,8 @@ from typing import NamedTuple
 from sllm_store import _core
 from sllm_store.checkpoint import Checkpoint, open_checkpoint
 from sllm_store.errors import UnsupportedError
-from sllm_store.loading import is_main_thread, native_files
 from sllm_store.manifest import SPAN_BYTES
+from sllm_store.reading import is_main_thread, native_files
 
 
 class BadRange(NamedTuple):

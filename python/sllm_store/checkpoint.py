@@ -120,7 +120,7 @@ def _find_weights(root: Path) -> list[Path]:
         raise from_os_error(error, f"cannot open checkpoint {root}") from error
     for stem in STEMS:
         if stem + INDEX_SUFFIX in present:
-            return _read_index(root / (stem + INDEX_SUFFIX))
+            return read_index(root / (stem + INDEX_SUFFIX))
         if f"{stem}.safetensors" in present:
             return [root / f"{stem}.safetensors"]
     others = [name for name in present if name.endswith(".safetensors")]
@@ -142,7 +142,11 @@ class _Index(msgspec.Struct):
     weight_map: dict[str, str]
 
 
-def _read_index(path: Path) -> list[Path]:
+def read_index(path: Path) -> list[Path]:
+    """The files that a Hugging Face index names, sorted; each lies beside it, or is missing.
+
+    Raises CorruptCheckpointError for an index that is not valid or names a file elsewhere.
+    """
     try:
         index = msgspec.json.decode(path.read_bytes(), type=_Index)
     except OSError as error:

@@ -10,7 +10,7 @@ from sllm_store.header import StoredTensor
 if TYPE_CHECKING:
     import torch
 
-    from sllm_store.loading import Loaded
+    from sllm_store.reading import Loaded
 
 
 def check_dtypes(checkpoint: Checkpoint, names: list[str]) -> None:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 from sllm_store import _core
 from sllm_store.checkpoint import Checkpoint, open_checkpoint
 from sllm_store.errors import InvalidArgumentError, UnsupportedError
-from sllm_store.loading import (
+from sllm_store.loading import OnReport
+from sllm_store.reading import (
     Loaded,
     LoadRequest,
     Memory,
-    OnReport,
     Queue,
     Times,
     check_request,

@@ -286,7 +286,7 @@ def refuses_direct_io(path: Path) -> bool:
 
 
 def test_a_file_that_is_replaced_after_its_header_was_read_is_refused(folder, monkeypatch):
-    from sllm_store import loading
+    from sllm_store import reading
 
     def replace_then_plan(checkpoint, names):
         path = partition(folder)
@@ -294,7 +294,7 @@ def test_a_file_that_is_replaced_after_its_header_was_read_is_refused(folder, mo
         path.with_suffix(".new").rename(path)
         return make_plan(checkpoint, names)
 
-    make_plan = loading.make_plan
-    monkeypatch.setattr(loading, "make_plan", replace_then_plan)
+    make_plan = reading.make_plan
+    monkeypatch.setattr(reading, "make_plan", replace_then_plan)
     with pytest.raises(CorruptCheckpointError, match="changed while it was being loaded"):
         load_tensors(folder)

@@ -7,7 +7,7 @@ import click
 
 from sllm_store import _core
 from sllm_store.checkpoint import open_checkpoint
-from sllm_store.loading import LoadRequest, Memory, Queue, Times, check_request, load_bytes, make_report
+from sllm_store.reading import LoadRequest, Memory, Queue, Times, check_request, load_bytes, make_report
 from sllm_store.report import LoadReport
 
 

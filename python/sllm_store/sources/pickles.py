@@ -19,8 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
-import msgspec
-
+from sllm_store.checkpoint import read_index
 from sllm_store.errors import (
     CheckpointNotFoundError,
     CorruptCheckpointError,
@@ -98,15 +97,11 @@ def _source(tensors: "dict[str, torch.Tensor]", tied: dict[str, str], areas: lis
     return Source(stored, tied, companions=beside.companions, code=beside.code)
 
 
-class _Index(msgspec.Struct):
-    weight_map: dict[str, str]
-
-
 def _find_files(root: Path) -> list[Path]:
     present = list_visible(root)
     for stem in _STEMS:
         if f"{stem}.bin.index.json" in present:
-            return _read_index(root / f"{stem}.bin.index.json")
+            return _all_there(read_index(root / f"{stem}.bin.index.json"))
         if f"{stem}.bin" in present:
             return [root / f"{stem}.bin"]
     others = list(filter(is_pickled_weights, present))
@@ -117,20 +112,11 @@ def _find_files(root: Path) -> list[Path]:
     raise CheckpointNotFoundError(f"{root} has no weights that could be converted")
 
 
-def _read_index(path: Path) -> list[Path]:
-    try:
-        index = msgspec.json.decode(path.read_bytes(), type=_Index)
-    except OSError as error:
-        raise from_os_error(error, f"cannot read {path}") from error
-    except ValueError as error:
-        raise CorruptCheckpointError(f"{path} is not a valid index: {error}") from error
-    names = sorted(set(index.weight_map.values()))
-    for name in names:
-        if Path(name).name != name:
-            raise CorruptCheckpointError(f"{path} names a file outside its folder: {name}")
-        if not (path.parent / name).is_file():
-            raise CorruptCheckpointError(f"{path.parent / name} is missing: its checkpoint is incomplete")
-    return [path.parent / name for name in names]
+def _all_there(files: list[Path]) -> list[Path]:
+    for path in files:
+        if not path.is_file():
+            raise CorruptCheckpointError(f"{path} is missing: its checkpoint is incomplete")
+    return files
 
 
 def _load(path: Path, on_warning: OnWarning) -> _Loaded:
