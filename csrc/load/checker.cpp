@@ -125,7 +125,14 @@ Checker::Tally Checker::finish(const FinishedRead& finished) const {
 }
 
 void Checker::fetch_span(const FinishedRead& finished, std::uint64_t at, std::uint64_t bytes) const {
-  if (finished.fetch == Fetch::kMapped) return populate_read({finished.bytes + at, bytes});
+  if (finished.fetch == Fetch::kMapped) {
+    if (populate_read({finished.bytes + at, bytes})) return;
+    const std::uint64_t begin = finished.read->offset + at;
+    throw Error(ErrorCode::kCorrupt, "cannot read " + std::to_string(bytes) + " mapped bytes at " +
+                                         std::to_string(begin) + " from " +
+                                         work_.plan.files[finished.read->file].path +
+                                         ": the file was truncated, or its drive failed");
+  }
   // Fault the pages in as a batch: one at a time inside pread costs more than the copy.
   if (work_.is_fresh && finished.read->in_place) populate_write({finished.bytes + at, bytes});
   read_wholly(*finished.cached, finished.read->offset + at, {finished.bytes + at, bytes});

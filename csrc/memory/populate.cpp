@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdint>
 
 #include "base/mapping.h"
@@ -14,16 +15,16 @@ namespace {
 constexpr int kPopulateRead = 22;
 constexpr int kPopulateWrite = 23;
 
-void advise(std::span<std::byte> memory, int advice) {
+bool advise(std::span<std::byte> memory, int advice) {
   const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
   const auto begin = reinterpret_cast<std::uintptr_t>(memory.data()) / page * page;
   const auto end = reinterpret_cast<std::uintptr_t>(memory.data()) + memory.size();
-  ::madvise(reinterpret_cast<void*>(begin), end - begin, advice);
+  return ::madvise(reinterpret_cast<void*>(begin), end - begin, advice) == 0;
 }
 
 }  // namespace
 
-void populate_read(std::span<std::byte> memory) { advise(memory, kPopulateRead); }
+bool populate_read(std::span<std::byte> memory) { return advise(memory, kPopulateRead) || errno != EFAULT; }
 
 void populate_write(std::span<std::byte> memory) { advise(memory, kPopulateWrite); }
 

@@ -89,6 +89,12 @@ class PipelineTest : public ::testing::Test {
     plan_.files[0].identity = identity();
   }
 
+  void restore() {
+    std::ofstream(on_disk_.path(), std::ios::binary)
+        .write(reinterpret_cast<const char*>(bytes_.data()), static_cast<long>(bytes_.size()));
+    plan_.files[0].identity = identity();
+  }
+
   static constexpr std::uint64_t kLarge = 7 * kMiB + 64 * 5;
   static constexpr std::size_t kReads = 8;
   std::vector<std::byte> bytes_ = random_bytes(kBlockBytes + kLarge + 137);
@@ -188,10 +194,7 @@ TEST_F(PipelineTest, NamesTheDamagedRangeWhereverAByteFlips) {
       options_.cache = cache;
       expect_failure(ErrorCode::kCorrupt, "bytes " + std::to_string(begin) + " to ");
     }
-    flip_byte(at);
-    std::ofstream(on_disk_.path(), std::ios::binary)
-        .write(reinterpret_cast<const char*>(bytes_.data()), static_cast<long>(bytes_.size()));
-    plan_.files[0].identity = identity();
+    restore();
   }
 }
 
@@ -215,6 +218,18 @@ TEST_F(PipelineTest, RefusesAFileThatIsReplacedWhileItIsRead) {
     std::filesystem::copy_file(on_disk_.path(), on_disk_.path() + ".copy");
     std::filesystem::rename(on_disk_.path() + ".copy", on_disk_.path());
   });
+}
+
+TEST_F(PipelineTest, RefusesAFileThatIsTruncatedAfterItWasOpened) {
+  for (const CacheUse cache : {CacheUse::kNone, CacheUse::kCopy, CacheUse::kMap}) {
+    options_.cache = cache;
+    options_.queue = [this](unsigned depth, int fd) {
+      std::filesystem::resize_file(on_disk_.path(), 3 * kMiB);
+      return make_read_queue(QueueKind::kAuto, depth, fd);
+    };
+    expect_failure(ErrorCode::kCorrupt, on_disk_.path());
+    restore();
+  }
 }
 
 TEST_F(PipelineTest, EndsAtEveryInterruption) {
