@@ -44,7 +44,8 @@ class Partition(NamedTuple):
         return self.identity[2]
 
 
-class Location(NamedTuple):
+# Not for the garbage collector: a hundred thousand of them would make it run, and they are in no cycle.
+class Location(msgspec.Struct, frozen=True, gc=False):
     """Where a tensor's bytes lie: `offset` is counted from the first byte of the partition's file."""
 
     partition: int

@@ -1,5 +1,6 @@
 """Memory of ours as torch tensors."""
 
+from functools import cache
 from typing import TYPE_CHECKING
 
 from sllm_store.checkpoint import Checkpoint
@@ -24,6 +25,7 @@ def check_dtypes(checkpoint: Checkpoint, names: list[str]) -> None:
             )
 
 
+@cache
 def torch_dtype(dtype: str) -> "torch.dtype | None":
     """What this torch calls a safetensors dtype; None where it lacks it."""
     import torch
