@@ -155,6 +155,8 @@ def test_a_second_conversion_of_another_process_fails_at_once_and_the_first_succ
 INTERRUPTED = """
 import os, signal, sys
 from sllm_store import convert
+# A runner may have started us with the signal ignored, as shells do in the background.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 try:
     convert(sys.argv[2], sys.argv[3], on_progress=lambda done, total: os.kill(os.getpid(), signal.SIGINT))
 except KeyboardInterrupt:
@@ -202,10 +204,13 @@ def test_a_source_that_shrinks_while_it_is_read_is_refused(tmp_path: Path) -> No
 
 
 NOBODY = """
-import os, sys
+import os, shutil, sys
 from sllm_store import convert
 from sllm_store.errors import PermissionDeniedError
 if os.getuid() == 0:
+    # Imports everything, before the package itself may not be read any more.
+    convert(sys.argv[2], sys.argv[3])
+    shutil.rmtree(sys.argv[3])
     os.setgroups([])
     os.setuid(65534)
 try:

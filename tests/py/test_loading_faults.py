@@ -200,6 +200,9 @@ def test_an_input_output_error_names_the_file_and_the_place(folder, faulty_pread
 INTERRUPTED = (
     RESIDUE
     + """
+import signal
+# A runner may have started us with the signal ignored, as shells do in the background.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from sllm_store import load_model, load_tensors
 load_tensors(sys.argv[1], names=[], queue="threads")
 before = residue()
