@@ -8,23 +8,19 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
 from sllm_store import _core
 from sllm_store.errors import (
-    CheckpointNotFoundError,
     CorruptCheckpointError,
     InvalidArgumentError,
     from_os_error,
 )
 from sllm_store.header import Header, StoredTensor, decode_header, header_length
 from sllm_store.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest, ManifestFile, decode_manifest
-
-INDEX_SUFFIX: Final = ".safetensors.index.json"
-# What the libraries that write these folders call their weights, in the order in which they look.
-STEMS: Final = ("model", "adapter_model", "diffusion_pytorch_model")
+from sllm_store.weight_files import Index, find_weights
 
 
 class Partition(NamedTuple):
@@ -86,15 +82,16 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     a newer sllm wrote it.
     """
     root = Path(path)
-    manifest = None
-    if root.is_file():
-        files = [root]
+    manifest = None if root.is_file() else _read_manifest(root)
+    listing = None
+    if manifest:
+        partitions = tuple(_open_partition(root / file.name, file) for file in manifest.files)
     else:
-        manifest = _read_manifest(root)
-        files = [root / file.name for file in manifest.files] if manifest else _find_weights(root)
-    proofs = manifest.files if manifest else (None,) * len(files)
-    partitions = tuple(_open_partition(*pair) for pair in zip(files, proofs, strict=True))
+        files, listing = find_weights(root)
+        partitions = tuple(_open_partition(file, None) for file in files)
     tensors = _locate_all(partitions)
+    if listing:
+        _check_index(listing, tensors, partitions)
     tied = dict(manifest.tied) if manifest else {}
     _check_tied(tied, tensors, root / MANIFEST_NAME)
     return Checkpoint(root, partitions, MappingProxyType(tensors), MappingProxyType(tied), manifest is not None)
@@ -112,53 +109,6 @@ def _read_manifest(root: Path) -> Manifest | None:
         return None
     except OSError as error:
         raise from_os_error(error, f"cannot read {path}") from error
-
-
-def _find_weights(root: Path) -> list[Path]:
-    try:
-        present = sorted(entry.name for entry in os.scandir(root) if not entry.name.startswith("."))
-    except OSError as error:
-        raise from_os_error(error, f"cannot open checkpoint {root}") from error
-    for stem in STEMS:
-        if stem + INDEX_SUFFIX in present:
-            return read_index(root / (stem + INDEX_SUFFIX))
-        if f"{stem}.safetensors" in present:
-            return [root / f"{stem}.safetensors"]
-    others = [name for name in present if name.endswith(".safetensors")]
-    if len(others) == 1:
-        return [root / others[0]]
-    if others:
-        raise InvalidArgumentError(f"{root} has {len(others)} safetensors files and no index; name one of them")
-    hint = f"; hint: sllm-store convert {root} DST" if _has_convertible(present) else ""
-    raise CheckpointNotFoundError(
-        f"{root} is no checkpoint: it has neither {MANIFEST_NAME} nor safetensors files{hint}"
-    )
-
-
-def _has_convertible(names: list[str]) -> bool:
-    return any(name.endswith((".bin", ".pt", ".pth", ".gguf")) for name in names)
-
-
-class _Index(msgspec.Struct):
-    weight_map: dict[str, str]
-
-
-def read_index(path: Path) -> list[Path]:
-    """The files that a Hugging Face index names, sorted; each lies beside it, or is missing.
-
-    Raises CorruptCheckpointError for an index that is not valid or names a file elsewhere.
-    """
-    try:
-        index = msgspec.json.decode(path.read_bytes(), type=_Index)
-    except OSError as error:
-        raise from_os_error(error, f"cannot read {path}") from error
-    except ValueError as error:
-        raise CorruptCheckpointError(f"{path} is not a valid index: {error}") from error
-    names = sorted(set(index.weight_map.values()))
-    for name in names:
-        if os.path.basename(name) != name or name in ("", ".", ".."):
-            raise CorruptCheckpointError(f"{path} names a file outside its folder: {name}")
-    return [path.parent / name for name in names]
 
 
 def _open_partition(path: Path, proof: ManifestFile | None) -> Partition:
@@ -220,6 +170,13 @@ def _first_duplicate(partitions: tuple[Partition, ...]) -> str:
             return f"tensor {min(both)}"
         seen |= names
     return "no tensor"
+
+
+def _check_index(index: Index, tensors: Mapping[str, Location], partitions: tuple[Partition, ...]) -> None:
+    for name, file in index.weight_map.items():
+        location = tensors.get(name)
+        if location is None or partitions[location.partition].path.name != file:
+            raise CorruptCheckpointError(f"{index.path} says that {file} has tensor {name}, which it has not")
 
 
 def _check_tied(tied: Mapping[str, str], tensors: Mapping[str, Location], origin: Path) -> None:

@@ -8,10 +8,10 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from sllm_store.checkpoint import INDEX_SUFFIX
 from sllm_store.errors import InvalidArgumentError, UnsupportedError
 from sllm_store.header import DATA_ALIGNMENT, MAX_HEADER_BYTES, MAX_TENSORS, StoredTensor, encode_header
 from sllm_store.sources.base import Source, SourceTensor
+from sllm_store.weight_files import INDEX_SUFFIX
 
 DEFAULT_PARTITION_BYTES: Final = 16 << 30
 

@@ -69,6 +69,15 @@ def test_a_partition_that_the_index_names_must_be_there_and_inside(tmp_path):
         open_checkpoint(tmp_path)
 
 
+@pytest.mark.parametrize("promised", [{"b": "x-1.safetensors"}, {"c": "x-2.safetensors"}])
+def test_an_index_that_the_files_contradict_is_refused(tmp_path, promised):
+    write_safetensors(tmp_path / "x-1.safetensors", ONE, b"abcd")
+    write_safetensors(tmp_path / "x-2.safetensors", OTHER, b"ef")
+    write_index(tmp_path, {"a": "x-1.safetensors", "b": "x-2.safetensors", **promised})
+    with pytest.raises(CorruptCheckpointError, match=r"index\.json says that .* which it has not"):
+        open_checkpoint(tmp_path)
+
+
 def test_a_name_in_two_files_is_refused(tmp_path):
     write_safetensors(tmp_path / "x-1.safetensors", ONE, b"abcd")
     write_safetensors(tmp_path / "x-2.safetensors", ONE, b"abcd")

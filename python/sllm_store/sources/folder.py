@@ -12,9 +12,9 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from sllm_store.checkpoint import STEMS
 from sllm_store.errors import CorruptCheckpointError, from_os_error
 from sllm_store.manifest import MANIFEST_NAME
+from sllm_store.weight_files import STEMS
 
 CONFIG_NAME: Final = "config.json"
 

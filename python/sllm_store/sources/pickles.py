@@ -19,7 +19,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
-from sllm_store.checkpoint import read_index
 from sllm_store.errors import (
     CheckpointNotFoundError,
     CorruptCheckpointError,
@@ -40,6 +39,7 @@ from sllm_store.sources.folder import (
     stem_of,
 )
 from sllm_store.sources.tensors import source_tensors, tie
+from sllm_store.weight_files import read_index
 
 if TYPE_CHECKING:
     import torch
@@ -101,7 +101,7 @@ def _find_files(root: Path) -> list[Path]:
     present = list_visible(root)
     for stem in _STEMS:
         if f"{stem}.bin.index.json" in present:
-            return _all_there(read_index(root / f"{stem}.bin.index.json"))
+            return _all_there(read_index(root / f"{stem}.bin.index.json").files)
         if f"{stem}.bin" in present:
             return [root / f"{stem}.bin"]
     others = list(filter(is_pickled_weights, present))
