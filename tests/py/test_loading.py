@@ -187,17 +187,18 @@ FREED = """
 import gc, sys
 from pathlib import Path
 from sllm_store import load_tensors
-def mapped_bytes():
+def resident_bytes():
+    # Not the mapped ones: the C library reserves 64 MiB of addresses for a new thread's allocations.
     gc.collect()
-    return int(Path("/proc/self/statm").read_text().split()[0]) * 4096
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 load_tensors(sys.argv[1])
-before = mapped_bytes()
+before = resident_bytes()
 tensors = load_tensors(sys.argv[1])
 last = tensors.pop("b")
 del tensors
-kept = mapped_bytes() - before
+kept = resident_bytes() - before
 del last
-print(kept, mapped_bytes() - before)
+print(kept, resident_bytes() - before)
 """
 
 
