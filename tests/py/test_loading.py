@@ -276,3 +276,24 @@ def test_a_buffer_is_filled_again(tmp_path):
 def test_a_buffer_that_is_too_small_is_refused_with_the_size_that_it_takes(folder):
     with pytest.raises(InvalidArgumentError, match=rf"memory has 100 bytes, {folder} needs \d+"):
         load_tensors(folder, memory=sllm_store.HostBuffer(100))
+
+
+PEAK = """
+import sys
+from pathlib import Path
+from sllm_store import load_tensors
+def status(key):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
+load_tensors(sys.argv[1], names=["norm"])
+Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew (proc(5))
+before = status("VmRSS")
+tensors = load_tensors(sys.argv[1], memory=sys.argv[2])
+print(status("VmHWM") - before - sum(tensor.nbytes for tensor in tensors.values()))
+"""
+
+
+@pytest.mark.parametrize("memory", ["own", "map"])
+def test_a_load_takes_little_more_than_the_checkpoint(folder, memory):
+    output = subprocess.check_output([sys.executable, "-c", PEAK, str(folder), memory], text=True)
+    assert int(output) < 256 << 20
