@@ -85,7 +85,8 @@ class Run {
   std::vector<BadSpan> bad_spans() const { return checker_.bad_spans(); }
 
  private:
-  // One thread keeps up with any drive; the page cache delivers as much as the cores take.
+  // A CRC runs at the speed of memory, so one thread is enough beside a drive; the page cache delivers as
+  // much as the cores take.
   unsigned check_threads(const LoadOptions& options) const {
     if (options.check_threads > 0) return options.check_threads;
     return sources_.are_all_read() ? 1

@@ -38,9 +38,20 @@ def test_decodes_every_dtype_scalars_and_empty_tensors():
 
 
 def test_knows_exactly_the_dtypes_of_safetensors():
-    from safetensors import safe_open  # noqa: F401 - the list below is its Dtype enum
+    from safetensors import SafetensorError, deserialize
 
-    assert len(DTYPES) == 22
+    def theirs(dtype: str, bits: int) -> list:
+        text = json.dumps({"a": entry(dtype, [8], 0, bits)}).encode()
+        return deserialize(len(text).to_bytes(8, "little") + text + bytes(bits))
+
+    for dtype in DTYPES.values():
+        assert theirs(dtype.name, dtype.bits)[0][1]["dtype"] == dtype.name
+    with pytest.raises(SafetensorError) as caught:
+        theirs("F7", 7)
+    # Its refusal lists the types that it knows.
+    for name in DTYPES:
+        assert f"`{name}`" in str(caught.value)
+    assert str(caught.value).count("`") == 2 * (len(DTYPES) + 1)
 
 
 BAD = {
