@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <span>
+#include <utility>
 
 #include "base/size.h"
 
@@ -32,7 +33,10 @@ class Builder {
     read.bytes += cell.end - cell.begin;
   }
 
-  Schedule finish() { return std::move(schedule_); }
+  Schedule finish() {
+    balance();
+    return std::move(schedule_);
+  }
 
  private:
   static std::uint64_t destination_of(const Cell& cell) {
@@ -76,6 +80,24 @@ class Builder {
     }
     schedule_.pieces.push_back(piece);
     ++read.pieces;
+  }
+
+  // Sorts the reads by the share of their file that lies in front of them.
+  void balance() {
+    if (plan_.files.size() < 2) return;
+    std::vector<std::uint64_t> bytes(plan_.files.size());
+    for (const PlannedRead& read : schedule_.reads) bytes[read.file] += read.bytes;
+    std::vector<std::uint64_t> before(plan_.files.size());
+    std::vector<std::pair<double, PlannedRead>> placed;
+    for (const PlannedRead& read : schedule_.reads) {
+      placed.emplace_back(static_cast<double>(before[read.file]) / static_cast<double>(bytes[read.file]),
+                          read);
+      before[read.file] += read.bytes;
+    }
+    std::stable_sort(placed.begin(), placed.end(),
+                     [](const auto& a, const auto& b) { return a.first < b.first; });
+    std::transform(placed.begin(), placed.end(), schedule_.reads.begin(),
+                   [](const auto& read) { return read.second; });
   }
 
   const LoadPlan& plan_;

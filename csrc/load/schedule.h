@@ -31,11 +31,12 @@ struct Schedule {
   std::vector<Piece> pieces;
 };
 
-// The reads that carry out a valid plan, in file order, each of at most `most_bytes` (a multiple of
-// kSpanBytes).
+// The reads that carry out a valid plan, each of at most `most_bytes` (a multiple of kSpanBytes).
 //
-// Of a file with CRCs whole spans are read, so that each can be checked; of one without, whole blocks.
-// A span is read in place when one extent has all of it and memory and file are aligned alike.
+// Each file's are in its order, and files go side by side, each as far as the others by the share of its
+// bytes, so that all end together whatever their sizes and however many drives they lie on. Of a file with
+// CRCs whole spans are read, so that each can be checked; of one without, whole blocks. A span is read in
+// place when one extent has all of it and memory and file are aligned alike.
 Schedule make_schedule(const LoadPlan& plan, std::uint64_t most_bytes);
 
 // Reads of every span of every file, for checking alone: staged, without pieces.

@@ -118,6 +118,30 @@ TEST(Schedule, NeverReadsAByteOfAFileTwice) {
   }
 }
 
+TEST(Schedule, TakesEachFileAsFarAsTheOthersByTheShareOfItsBytes) {
+  LoadPlan plan;
+  const std::vector<std::uint64_t> sizes{32 * kMiB, 8 * kMiB, kMiB};
+  for (std::uint64_t file = 0; file < sizes.size(); ++file) {
+    plan.files.push_back({.path = "f", .identity = {.bytes = sizes[file]}, .span_crcs = {}});
+    plan.extents.push_back({file, 0, sizes[file], plan.destination_bytes});
+    plan.destination_bytes += sizes[file];
+  }
+  const Schedule schedule = make_schedule(plan, kMiB);
+  expect_delivers(plan, schedule);
+  std::vector<std::uint64_t> done(sizes.size());
+  for (const PlannedRead& read : schedule.reads) {
+    EXPECT_EQ(read.offset, done[read.file]);
+    done[read.file] += read.bytes;
+    // None is ahead of the largest by more than a read of its own.
+    for (std::size_t file = 0; file < sizes.size(); ++file) {
+      const double share = static_cast<double>(done[file]) / static_cast<double>(sizes[file]);
+      const double of_largest = static_cast<double>(done[0]) / static_cast<double>(sizes[0]);
+      EXPECT_LE(share, of_largest + static_cast<double>(kMiB) / static_cast<double>(sizes[file]));
+    }
+  }
+  EXPECT_EQ(done, sizes);
+}
+
 TEST(Plan, RefusesWhatLeavesItsFileOrItsDestination) {
   LoadPlan plan = plan_of(kMiB, {{0, 0, kMiB, 0}}, true);
   validate(plan);
