@@ -33,7 +33,8 @@ std::unique_ptr<ReadQueue> make_read_queue(QueueKind kind, unsigned depth, int p
     try {
       auto queue = std::make_unique<UringQueue>(depth);
       if (answers(*queue, probe_fd)) return queue;
-      throw Error(ErrorCode::kUnsupported, "cannot read through io_uring here");
+      throw Error(ErrorCode::kUnsupported,
+                  "cannot read through io_uring here: the kernel is older than 5.6 or the file refuses it");
     } catch (const Error&) {
       if (kind == QueueKind::kUring) throw;
     }

@@ -24,6 +24,18 @@ struct ReadCompletion {
   std::int64_t result = 0;  // bytes read, which may be fewer than asked for, or a negative errno value
 };
 
+// What a queue will read, told ahead.
+struct Foreseen {
+  std::span<const int> fds;
+  std::span<const std::span<std::byte>> memory;  // the more often each is read into, the earlier
+};
+
+// What of it the kernel took.
+struct Registered {
+  std::uint64_t files = 0;
+  std::uint64_t bytes = 0;
+};
+
 // The kernel's reading, asynchronously: requests go in, completions come out in any order.
 //
 // A queue repeats nothing and interprets nothing: short reads, EINTR and errors are passed on (ExtentReader
@@ -35,6 +47,10 @@ class ReadQueue {
   virtual std::string_view name() const = 0;
   // The most requests that may be in flight.
   virtual unsigned depth() const = 0;
+  // Lets the kernel hold on to files and memory, so that each read costs it less; a queue takes what it can,
+  // which may be nothing, and locked-memory limits let it. The memory is faulted in and locked as long as the
+  // queue lives. At most once, while nothing is in flight; files and memory outlive the queue.
+  virtual Registered prepare(const Foreseen&) { return {}; }
   // Starts them all. The caller keeps within depth(). Throws io; then none was started.
   virtual void submit(std::span<const ReadRequest> requests) = 0;
   // Fills `completions` from the front and returns how many; waits for the first of them, `patience` at the

@@ -3,6 +3,7 @@
 #include <poll.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -29,11 +30,39 @@ T* inside(const Mapping& mapping, std::uint32_t offset) {
 }
 
 Error setup_error(int number) {
+  const Error error = error_from_errno(number, "cannot set up io_uring");
+  const std::string message = error.what();
   // A seccomp profile answers EPERM or ENOSYS, the sysctl io_uring_disabled EPERM.
-  if (number == EPERM || number == ENOSYS) {
-    return Error(ErrorCode::kUnsupported, "cannot set up io_uring: the kernel lacks it or forbids it");
+  if (number == ENOSYS) {
+    return {ErrorCode::kUnsupported, message + ": the kernel is older than 5.1 or a sandbox hides it"};
   }
-  return error_from_errno(number, "cannot set up io_uring");
+  if (number == EPERM) {
+    return {ErrorCode::kUnsupported,
+            message + ": a seccomp profile (containers have one) or kernel.io_uring_disabled forbids it"};
+  }
+  if (number == ENOMEM) return {error.code(), message + ": the locked-memory limit is too low"};
+  return error;
+}
+
+bool register_with(int ring, unsigned what, const void* items, std::size_t count) {
+  long result = 0;
+  do {
+    result = ::syscall(uring::kRegisterCall, ring, what, items, count);
+  } while (result < 0 && errno == EINTR);
+  return result == 0;
+}
+
+// As the kernel takes memory: in pieces of at most a GiB each, a thousand of them.
+std::vector<std::span<std::byte>> cut(std::span<const std::span<std::byte>> areas) {
+  std::vector<std::span<std::byte>> pieces;
+  for (std::span<std::byte> area : areas) {
+    for (; !area.empty() && pieces.size() < uring::kMostRegistered;) {
+      const std::size_t bytes = std::min<std::size_t>(area.size(), uring::kMostRegisteredBytes);
+      pieces.push_back(area.first(bytes));
+      area = area.subspan(bytes);
+    }
+  }
+  return pieces;
 }
 
 }  // namespace
@@ -71,17 +100,68 @@ void UringQueue::map_rings(const uring::Parameters& parameters) {
   completions_ = inside<const uring::CompletionEntry>(completions, completion.entries);
 }
 
+UringQueue::~UringQueue() {
+  // Closing the ring would unlock the memory too, but some time later, in a thread of the kernel's.
+  if (!buffers_.empty()) register_with(ring_.get(), uring::kUnregisterBuffers, nullptr, 0);
+}
+
+Registered UringQueue::prepare(const Foreseen& foreseen) {
+  register_files(foreseen.fds);
+  register_memory(foreseen.memory);
+  Registered registered{.files = files_.size()};
+  for (const auto& buffer : buffers_) registered.bytes += buffer.size();
+  return registered;
+}
+
+void UringQueue::register_files(std::span<const int> fds) {
+  if (fds.empty() || fds.size() > uring::kMostRegistered) return;
+  if (!register_with(ring_.get(), uring::kRegisterFiles, fds.data(), fds.size())) return;
+  for (std::size_t i = 0; i < fds.size(); ++i) files_.emplace_back(fds[i], static_cast<std::int32_t>(i));
+  std::sort(files_.begin(), files_.end());
+}
+
+void UringQueue::register_memory(std::span<const std::span<std::byte>> memory) {
+  std::vector<std::span<std::byte>> pieces = cut(memory);
+  // The locked-memory limit counts what is locked elsewhere too, so it can only be tried out.
+  for (; !pieces.empty(); pieces.resize(pieces.size() / 2)) {
+    auto sorted = pieces;
+    std::sort(sorted.begin(), sorted.end(), [](auto a, auto b) { return a.data() < b.data(); });
+    std::vector<iovec> vectors;
+    for (const auto& piece : sorted) vectors.push_back({piece.data(), piece.size()});
+    if (!register_with(ring_.get(), uring::kRegisterBuffers, vectors.data(), vectors.size())) continue;
+    buffers_ = std::move(sorted);
+    return;
+  }
+}
+
+uring::SubmissionEntry UringQueue::entry_for(const ReadRequest& request) const {
+  uring::SubmissionEntry entry{};
+  entry.operation = uring::kOperationRead;
+  entry.fd = request.fd;
+  entry.offset = request.offset;
+  entry.address = reinterpret_cast<std::uint64_t>(request.into);
+  entry.bytes = request.bytes;
+  entry.tag = request.tag;
+  const auto file = std::lower_bound(files_.begin(), files_.end(), std::pair{request.fd, 0});
+  if (file != files_.end() && file->first == request.fd) {
+    entry.fd = file->second;
+    entry.flags = uring::kFlagRegisteredFile;
+  }
+  const auto behind =
+      std::upper_bound(buffers_.begin(), buffers_.end(), request.into,
+                       [](const std::byte* into, auto buffer) { return into < buffer.data(); });
+  if (behind != buffers_.begin() && request.into + request.bytes <= behind[-1].data() + behind[-1].size()) {
+    entry.operation = uring::kOperationReadRegistered;
+    entry.buffer_index = static_cast<std::uint16_t>(behind - buffers_.begin() - 1);
+  }
+  return entry;
+}
+
 void UringQueue::submit(std::span<const ReadRequest> requests) {
   std::uint32_t tail = *submission_tail_;
   for (const ReadRequest& request : requests) {
     const std::uint32_t slot = tail++ & submission_mask_;
-    entries_[slot] = {};
-    entries_[slot].operation = uring::kOperationRead;
-    entries_[slot].fd = request.fd;
-    entries_[slot].offset = request.offset;
-    entries_[slot].address = reinterpret_cast<std::uint64_t>(request.into);
-    entries_[slot].bytes = request.bytes;
-    entries_[slot].tag = request.tag;
+    entries_[slot] = entry_for(request);
     submission_array_[slot] = slot;
   }
   // The kernel reads the entries when it sees the tail (io_uring(7)).
