@@ -16,11 +16,14 @@ class Stopwatch {
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
 
-// CPU seconds of all threads of this process, the kernel's included.
-inline double process_cpu_s() {
+inline double seconds_of(clockid_t clock) {
   timespec now{};
-  ::clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
+  ::clock_gettime(clock, &now);
   return static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) * 1e-9;
 }
+
+// CPU seconds of all threads of this process, or of the calling one, the kernel's included.
+inline double process_cpu_s() { return seconds_of(CLOCK_PROCESS_CPUTIME_ID); }
+inline double thread_cpu_s() { return seconds_of(CLOCK_THREAD_CPUTIME_ID); }
 
 }  // namespace sllm

@@ -8,6 +8,7 @@
 namespace sllm {
 
 void bind_base(pybind11::module_& module);
+void bind_io(pybind11::module_& module);
 void bind_load(pybind11::module_& module);
 void bind_memory(pybind11::module_& module);
 

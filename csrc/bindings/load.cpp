@@ -79,21 +79,25 @@ py::dict as_dict(const LoadReport& report) {
   using namespace py::literals;
   return py::dict("bytes_read"_a = report.bytes_read, "bytes_in_place"_a = report.bytes_in_place,
                   "bytes_cached"_a = report.bytes_cached, "bytes_mapped"_a = report.bytes_mapped,
-                  "bytes_verified"_a = report.bytes_verified, "reads"_a = report.reads,
-                  "repeats"_a = report.repeats, "deepest"_a = report.deepest,
-                  "direct_files"_a = report.direct_files, "buffered_files"_a = report.buffered_files,
-                  "queue"_a = report.queue, "total_s"_a = report.total_s,
-                  "read_wait_s"_a = report.read_wait_s, "fetch_s"_a = report.fetch_s,
-                  "check_wait_s"_a = report.check_wait_s, "verify_s"_a = report.verify_s,
+                  "bytes_verified"_a = report.bytes_verified, "bytes_registered"_a = report.bytes_registered,
+                  "bytes_huge"_a = report.bytes_huge, "reads"_a = report.reads, "repeats"_a = report.repeats,
+                  "deepest"_a = report.deepest, "direct_files"_a = report.direct_files,
+                  "buffered_files"_a = report.buffered_files, "check_threads"_a = report.check_threads,
+                  "prefault_threads"_a = report.prefault_threads, "queue"_a = report.queue,
+                  "total_s"_a = report.total_s, "read_wait_s"_a = report.read_wait_s,
+                  "fetch_s"_a = report.fetch_s, "check_wait_s"_a = report.check_wait_s,
+                  "check_idle_s"_a = report.check_idle_s, "verify_s"_a = report.verify_s,
                   "copy_s"_a = report.copy_s, "prefault_s"_a = report.prefault_s, "cpu_s"_a = report.cpu_s);
 }
 
-py::dict load_plan(const LoadPlan& plan, const HostBuffer& destination, const LoadOptions& options,
-                   const StopFlag& stop, bool handles_signals) {
+py::dict load_plan(const LoadPlan& plan, HostBuffer& destination, LoadOptions options, const StopFlag& stop,
+                   bool handles_signals) {
   LoadReport report;
   {
     const py::gil_scoped_release unlocked;
+    options.is_fresh = !destination.is_touched(plan.destination_bytes);
     report = load(plan, destination.bytes(), options, Interruption(stop, handles_signals));
+    if (report.bytes_mapped == 0) destination.note_touched(plan.destination_bytes);
   }
   return as_dict(report);
 }
@@ -110,38 +114,10 @@ std::pair<py::dict, std::vector<std::pair<std::uint64_t, std::uint64_t>>> check_
   return {as_dict(result.report), bad};
 }
 
-struct Choices {
-  QueueKind queue;
-  FileAccess access;
-  CacheUse cache;
-};
-
-LoadOptions make_options(const Choices& choices, unsigned depth, std::uint64_t extent_bytes,
-                         unsigned check_threads, bool is_fresh) {
-  return {
-      .queue = queue_factory(choices.queue),
-      .access = choices.access,
-      .cache = choices.cache,
-      .depth = depth,
-      .extent_bytes = extent_bytes,
-      .check_threads = check_threads,
-      .is_fresh = is_fresh,
-  };
-}
-
 }  // namespace
 
 void bind_load(py::module_& module) {
   const LoadOptions defaults;
-  py::native_enum<QueueKind>(module, "QueueKind", "enum.Enum")
-      .value("AUTO", QueueKind::kAuto)
-      .value("URING", QueueKind::kUring)
-      .value("THREADS", QueueKind::kThreaded)
-      .finalize();
-  py::native_enum<FileAccess>(module, "FileAccess", "enum.Enum")
-      .value("DIRECT", FileAccess::kDirect)
-      .value("BUFFERED", FileAccess::kBuffered)
-      .finalize();
   py::class_<StopFlag>(module, "StopFlag").def(py::init()).def("set", &StopFlag::set);
   py::class_<LoadPlan>(module, "LoadPlan")
       .def(py::init(&make_plan), py::arg("files"), py::arg("extents"), py::arg("destination_bytes"))
@@ -154,13 +130,19 @@ void bind_load(py::module_& module) {
       .finalize();
   py::class_<LoadOptions>(module, "LoadOptions")
       .def(py::init([](QueueKind queue, FileAccess access, CacheUse cache, unsigned depth,
-                       std::uint64_t extent_bytes, unsigned check_threads, bool is_fresh) {
-             return make_options({queue, access, cache}, depth, extent_bytes, check_threads, is_fresh);
+                       std::uint64_t extent_bytes, unsigned check_threads, bool registers) {
+             return LoadOptions{.queue = queue_factory(queue),
+                                .access = access,
+                                .cache = cache,
+                                .depth = depth,
+                                .extent_bytes = extent_bytes,
+                                .check_threads = check_threads,
+                                .registers = registers};
            }),
            py::kw_only(), py::arg("queue") = QueueKind::kAuto, py::arg("access") = defaults.access,
            py::arg("cache") = defaults.cache, py::arg("depth") = defaults.depth,
            py::arg("extent_bytes") = defaults.extent_bytes, py::arg("check_threads") = defaults.check_threads,
-           py::arg("is_fresh") = defaults.is_fresh);
+           py::arg("registers") = defaults.registers);
   module.def("load", load_plan, py::arg("plan"), py::arg("destination"), py::arg("options"), py::arg("stop"),
              py::arg("handles_signals"));
   module.def("check", check_plan, py::arg("plan"), py::arg("options"), py::arg("stop"),

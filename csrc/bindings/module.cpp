@@ -3,6 +3,7 @@
 PYBIND11_MODULE(_core, module) {
   module.doc() = "native core of sllm_store; not a public interface";
   sllm::bind_base(module);
+  sllm::bind_io(module);
   sllm::bind_memory(module);
   sllm::bind_load(module);
 }

@@ -55,10 +55,12 @@ void Checker::rethrow() {
 
 void Checker::report_to(LoadReport& report) const {
   const std::lock_guard lock(mutex_);
-  report.fetch_s += tally_.fetch_s;
-  report.verify_s += tally_.verify_s;
-  report.copy_s += tally_.copy_s;
-  report.bytes_verified += tally_.bytes_verified;
+  report.fetch_s = tally_.fetch_s;
+  report.verify_s = tally_.verify_s;
+  report.copy_s = tally_.copy_s;
+  report.check_idle_s = tally_.idle_s;
+  report.bytes_verified = tally_.bytes_verified;
+  report.check_threads = threads_.size();
 }
 
 std::vector<BadSpan> Checker::bad_spans() const {
@@ -72,6 +74,7 @@ void Checker::Tally::add(const Tally& other) {
   verify_s += other.verify_s;
   copy_s += other.copy_s;
   fetch_s += other.fetch_s;
+  idle_s += other.idle_s;
   bytes_verified += other.bytes_verified;
   bad_spans.insert(bad_spans.end(), other.bad_spans.begin(), other.bad_spans.end());
 }
@@ -79,8 +82,10 @@ void Checker::Tally::add(const Tally& other) {
 void Checker::run() {
   std::unique_lock lock(mutex_);
   for (;;) {
+    const Stopwatch watch;
     pushed_.wait(lock, [this] { return stopping_ || !waiting_.empty(); });
     if (stopping_) return;
+    tally_.idle_s += watch.elapsed_s();
     FinishedRead finished = std::move(waiting_.front());
     waiting_.pop_front();
     lock.unlock();
@@ -134,7 +139,7 @@ void Checker::fetch_span(const FinishedRead& finished, std::uint64_t at, std::ui
                                          ": the file was truncated, or its drive failed");
   }
   // Fault the pages in as a batch: one at a time inside pread costs more than the copy.
-  if (work_.is_fresh && finished.read->in_place) populate_write({finished.bytes + at, bytes});
+  if (work_.fresh != nullptr && finished.read->in_place) work_.fresh->populate({finished.bytes + at, bytes});
   read_wholly(*finished.cached, finished.read->offset + at, {finished.bytes + at, bytes});
 }
 

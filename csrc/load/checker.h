@@ -14,6 +14,7 @@
 #include "load/report.h"
 #include "load/schedule.h"
 #include "load/staging.h"
+#include "memory/populator.h"
 
 namespace sllm {
 
@@ -45,7 +46,7 @@ class Checker {
     const Schedule& schedule;
     std::byte* destination;
     OnCorrupt on_corrupt;
-    bool is_fresh;  // the destination has not been touched
+    Populator* fresh;  // faults in what is copied; null where the destination has been touched
   };
 
   Checker(const Work& work, unsigned threads);
@@ -56,7 +57,7 @@ class Checker {
   bool wait_until_idle(std::chrono::milliseconds patience);
   // Throws what a thread of the checker failed with.
   void rethrow();
-  // Adds fetch_s, verify_s, copy_s and bytes_verified. Only when idle.
+  // Sets what the checker did. Only when idle.
   void report_to(LoadReport& report) const;
   // What kCollect found, sorted. Only when idle.
   std::vector<BadSpan> bad_spans() const;
@@ -66,6 +67,7 @@ class Checker {
     double verify_s = 0;
     double copy_s = 0;
     double fetch_s = 0;
+    double idle_s = 0;
     std::uint64_t bytes_verified = 0;
     std::vector<BadSpan> bad_spans;
 

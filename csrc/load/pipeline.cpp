@@ -26,6 +26,10 @@ constexpr std::chrono::milliseconds kPatience{50};
 
 constexpr unsigned kMostCheckThreads = 4;
 
+// Registering memory locks its pages ahead, which takes as long as each read's locking of them: a slot repays
+// that when it is read into again, a destination, read into once, never does.
+constexpr std::size_t kUsesToRegister = 4;
+
 // What a load's stages share, and the loop that drives them.
 class Run {
  public:
@@ -35,19 +39,23 @@ class Run {
         destination_(work.destination),
         interrupt_(interrupt),
         sources_(work.plan, work.schedule, {options.access, options.cache}),
-        queue_(options.queue(options.depth, sources_.file(0).fd())),
-        staging_(queue_->depth() + 1, align_up(options.extent_bytes, kBlockBytes)),
+        queue_(make_queue(options)),
+        staging_(most_in_flight(options) + 1, align_up(options.extent_bytes, kBlockBytes)),
         checker_(work, check_threads(options)),
         reading_(schedule_.reads.size()),
-        reader_(*queue_) {
-    if (work.is_fresh) prefaulter_.emplace(pieces_to_read());
+        populator_(work.fresh) {
+    if (queue_ == nullptr) return;
+    if (options.registers) prepare_queue();
+    if (populator_ != nullptr) prefaulter_.emplace(pieces_to_read(), *populator_);
+    reader_.emplace(*queue_);
   }
 
   void read_all() {
     std::size_t next = 0;
-    while (next < schedule_.reads.size() || reader_.in_flight() > 0) {
-      while (next < schedule_.reads.size() && reader_.has_room() && start(next)) ++next;
-      if (reader_.in_flight() > 0) {
+    while (next < schedule_.reads.size() || in_flight() > 0) {
+      interrupt_();
+      while (next < schedule_.reads.size() && may_start(next) && start(next)) ++next;
+      if (in_flight() > 0) {
         collect();
       } else if (next < schedule_.reads.size()) {
         const Stopwatch watch;
@@ -55,7 +63,6 @@ class Run {
         report_.check_wait_s += watch.elapsed_s();
       }
       checker_.rethrow();
-      interrupt_();
     }
   }
 
@@ -70,27 +77,54 @@ class Run {
   LoadReport report() const {
     LoadReport report = report_;
     checker_.report_to(report);
-    report.queue = queue_->name();
     report.reads = schedule_.reads.size();
-    report.repeats = reader_.repeats();
-    report.deepest = reader_.deepest();
+    if (reader_) {
+      report.queue = queue_->name();
+      report.repeats = reader_->repeats();
+      report.deepest = reader_->deepest();
+    }
     const auto& files = sources_.files();
     report.direct_files = static_cast<std::uint64_t>(
         std::count_if(files.begin(), files.end(), [](const File& file) { return file.is_direct(); }));
     report.buffered_files = files.size() - report.direct_files;
-    if (prefaulter_) report.prefault_s = prefaulter_->busy_s();
+    if (populator_ != nullptr) report.bytes_huge = populator_->huge_bytes();
+    if (prefaulter_) {
+      report.prefault_s = prefaulter_->busy_s();
+      report.prefault_threads = prefaulter_->threads();
+    }
     return report;
   }
 
   std::vector<BadSpan> bad_spans() const { return checker_.bad_spans(); }
 
  private:
+  // Null where nothing is read from the drive.
+  std::unique_ptr<ReadQueue> make_queue(const LoadOptions& options) const {
+    const std::vector<int> fds = sources_.fds_to_read();
+    return fds.empty() ? nullptr : options.queue(options.depth, fds.front());
+  }
+
+  std::size_t most_in_flight(const LoadOptions& options) const {
+    return queue_ == nullptr ? options.depth : queue_->depth();
+  }
+
+  void prepare_queue() {
+    const std::vector<int> fds = sources_.fds_to_read();
+    const auto staged =
+        static_cast<std::size_t>(std::count_if(schedule_.reads.begin(), schedule_.reads.end(),
+                                               [](const PlannedRead& read) { return !read.in_place; }));
+    std::vector<std::span<std::byte>> slots;
+    if (staged >= kUsesToRegister * queue_->depth()) slots = staging_.memory();
+    report_.bytes_registered = queue_->prepare({fds, slots}).bytes;
+  }
+
   // A CRC runs at the speed of memory, so one thread is enough beside a drive; the page cache delivers as
   // much as the cores take.
   unsigned check_threads(const LoadOptions& options) const {
     if (options.check_threads > 0) return options.check_threads;
-    return sources_.are_all_read() ? 1
-                                   : std::clamp(std::thread::hardware_concurrency(), 1U, kMostCheckThreads);
+    return sources_.count(Fetch::kRead) == schedule_.reads.size()
+               ? 1
+               : std::clamp(std::thread::hardware_concurrency(), 1U, kMostCheckThreads);
   }
 
   std::vector<std::span<std::byte>> pieces_to_read() const {
@@ -101,6 +135,12 @@ class Run {
       if (is_read) pieces.emplace_back(destination_ + read.destination, read.bytes);
     }
     return pieces;
+  }
+
+  std::size_t in_flight() const { return reader_ ? reader_->in_flight() : 0; }
+
+  bool may_start(std::size_t index) const {
+    return sources_.fetch_of(index) != Fetch::kRead || reader_->has_room();
   }
 
   // False where the read needs a slot and none is free.
@@ -115,7 +155,7 @@ class Run {
     if (read.in_place) report_.bytes_in_place += read.bytes;
     if (reading.fetch == Fetch::kRead) {
       if (read.in_place && prefaulter_) prefaulter_->skip(++landing_);
-      reader_.add({&sources_.file(read.file), reading.bytes, read.offset, read.bytes, index});
+      reader_->add({&sources_.file(read.file), reading.bytes, read.offset, read.bytes, index});
     } else {
       fetch(reading);
     }
@@ -136,7 +176,7 @@ class Run {
 
   void collect() {
     const Stopwatch watch;
-    const auto whole = reader_.wait(kPatience);
+    const auto whole = reader_->wait(kPatience);
     report_.read_wait_s += watch.elapsed_s();
     for (const std::uint64_t index : whole) hand_over(reading_[index]);
   }
@@ -162,8 +202,9 @@ class Run {
   Checker checker_;
   std::vector<FinishedRead> reading_;
   std::size_t landing_ = 0;  // reads from the drive in place, so far
+  Populator* populator_;     // null where the destination has been touched
   std::optional<Prefaulter> prefaulter_;
-  ExtentReader reader_;
+  std::optional<ExtentReader> reader_;
 };
 
 void validate(const LoadPlan& plan, const LoadOptions& options) {
@@ -205,15 +246,17 @@ LoadReport load(const LoadPlan& plan, std::span<std::byte> destination, const Lo
   }
   if (plan.files.empty()) return {};
   const Schedule schedule = make_schedule(plan, options.extent_bytes);
-  return run({plan, schedule, destination.data(), OnCorrupt::kFail, options.is_fresh}, options, interrupt)
-      .report;
+  std::optional<Populator> populator;
+  if (options.is_fresh) populator.emplace(destination.first(plan.destination_bytes));
+  Populator* fresh = populator ? &*populator : nullptr;
+  return run({plan, schedule, destination.data(), OnCorrupt::kFail, fresh}, options, interrupt).report;
 }
 
 CheckResult check(const LoadPlan& plan, const LoadOptions& options, const Interrupt& interrupt) {
   validate(plan, options);
   if (plan.files.empty()) return {};
   const Schedule schedule = make_check_schedule(plan, options.extent_bytes);
-  return run({plan, schedule, nullptr, OnCorrupt::kCollect, false}, options, interrupt);
+  return run({plan, schedule, nullptr, OnCorrupt::kCollect, nullptr}, options, interrupt);
 }
 
 }  // namespace sllm

@@ -22,7 +22,7 @@ File open_planned(const PlannedFile& planned, FileAccess access) {
 }  // namespace
 
 Sources::Sources(const LoadPlan& plan, const Schedule& schedule, const Wish& wish)
-    : cached_(plan.files.size()) {
+    : cached_(plan.files.size()), is_read_(plan.files.size()) {
   files_.reserve(plan.files.size());
   for (const PlannedFile& planned : plan.files) {
     files_.push_back(open_planned(planned, wish.access));
@@ -32,6 +32,7 @@ Sources::Sources(const LoadPlan& plan, const Schedule& schedule, const Wish& wis
   fetches_.reserve(schedule.reads.size());
   for (const PlannedRead& read : schedule.reads) {
     fetches_.push_back(choose(read, wish.cache));
+    if (fetches_.back() == Fetch::kRead) is_read_[read.file] = true;
     if (fetches_.back() == Fetch::kCopied && !cached_[read.file]) {
       cached_[read.file] = open_planned(plan.files[read.file], FileAccess::kBuffered);
     }
@@ -46,8 +47,16 @@ Fetch Sources::choose(const PlannedRead& read, CacheUse cache) const {
   return cache == CacheUse::kMapCached && can_be_mapped ? Fetch::kMapped : Fetch::kCopied;
 }
 
-bool Sources::are_all_read() const {
-  return std::all_of(fetches_.begin(), fetches_.end(), [](Fetch fetch) { return fetch == Fetch::kRead; });
+std::vector<int> Sources::fds_to_read() const {
+  std::vector<int> fds;
+  for (std::size_t i = 0; i < files_.size(); ++i) {
+    if (is_read_[i]) fds.push_back(files_[i].fd());
+  }
+  return fds;
+}
+
+std::size_t Sources::count(Fetch fetch) const {
+  return static_cast<std::size_t>(std::count(fetches_.begin(), fetches_.end(), fetch));
 }
 
 void Sources::check_unchanged(const LoadPlan& plan) const {

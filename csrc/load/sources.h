@@ -36,7 +36,10 @@ class Sources {
   // The file opened through the page cache; only of one that has kCopied reads.
   const File& cached(std::uint64_t number) const { return *cached_[number]; }
   Fetch fetch_of(std::size_t read) const { return fetches_[read]; }
-  bool are_all_read() const;
+  // Of the files that the drive is asked for.
+  std::vector<int> fds_to_read() const;
+  // How many reads get their bytes so.
+  std::size_t count(Fetch fetch) const;
 
   // Throws corrupt if a file, or what has its path by now, is not as it was planned.
   void check_unchanged(const LoadPlan& plan) const;
@@ -47,6 +50,7 @@ class Sources {
   std::vector<File> files_;
   std::vector<bool> is_mappable_;
   std::vector<std::optional<File>> cached_;
+  std::vector<bool> is_read_;
   std::vector<Fetch> fetches_;
 };
 

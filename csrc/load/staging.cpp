@@ -2,21 +2,36 @@
 
 #include <utility>
 
+#include "base/error.h"
+
 namespace sllm {
+namespace {
+
+std::uint64_t total_bytes(std::size_t slots, std::uint64_t slot_bytes) {
+  std::uint64_t bytes = 0;
+  if (__builtin_mul_overflow(slots, slot_bytes, &bytes))
+    throw Error(ErrorCode::kInvalid, "staging overflows");
+  return bytes;
+}
+
+}  // namespace
 
 StagingPool::StagingPool(std::size_t slots, std::uint64_t slot_bytes)
-    : unmade_(slots), slot_bytes_(slot_bytes) {
+    : slots_(slots),
+      slot_bytes_(slot_bytes),
+      memory_(HostBuffer::allocate(total_bytes(slots, slot_bytes))),
+      populator_(memory_->bytes()) {
   free_.reserve(slots);
 }
 
 StagingPool::Slot::Slot(Slot&& other) noexcept
-    : pool_(std::exchange(other.pool_, nullptr)), buffer_(std::move(other.buffer_)) {}
+    : pool_(std::exchange(other.pool_, nullptr)), start_(std::exchange(other.start_, nullptr)) {}
 
 StagingPool::Slot& StagingPool::Slot::operator=(Slot&& other) noexcept {
   if (this != &other) {
     give_back();
     pool_ = std::exchange(other.pool_, nullptr);
-    buffer_ = std::move(other.buffer_);
+    start_ = std::exchange(other.start_, nullptr);
   }
   return *this;
 }
@@ -24,30 +39,39 @@ StagingPool::Slot& StagingPool::Slot::operator=(Slot&& other) noexcept {
 StagingPool::Slot::~Slot() { give_back(); }
 
 void StagingPool::Slot::give_back() {
-  if (buffer_ == nullptr) return;
+  if (pool_ == nullptr) return;
   {
     const std::lock_guard lock(pool_->mutex_);
-    pool_->free_.push_back(std::move(buffer_));  // has the room: reserved for all slots
+    pool_->free_.push_back(start_);  // has the room: reserved for all slots
   }
-  pool_->returned_.notify_one();
+  std::exchange(pool_, nullptr)->returned_.notify_one();
 }
 
 StagingPool::Slot StagingPool::try_acquire() {
-  const std::lock_guard lock(mutex_);
-  if (!free_.empty()) {
-    Slot slot(this, std::move(free_.back()));
-    free_.pop_back();
-    return slot;
+  std::byte* fresh = nullptr;
+  {
+    const std::lock_guard lock(mutex_);
+    if (!free_.empty()) {
+      std::byte* start = free_.back();
+      free_.pop_back();
+      return {this, start};
+    }
+    if (used_once_ == slots_) return {};
+    fresh = start_of(used_once_++);
   }
-  if (unmade_ == 0) return {};
-  Slot slot(this, HostBuffer::allocate(slot_bytes_));
-  --unmade_;
-  return slot;
+  populator_.populate({fresh, slot_bytes_});
+  return {this, fresh};
 }
 
 void StagingPool::wait_for_slot(std::chrono::milliseconds patience) {
   std::unique_lock lock(mutex_);
-  returned_.wait_for(lock, patience, [this] { return !free_.empty() || unmade_ > 0; });
+  returned_.wait_for(lock, patience, [this] { return !free_.empty() || used_once_ < slots_; });
+}
+
+std::vector<std::span<std::byte>> StagingPool::memory() const {
+  std::vector<std::span<std::byte>> slots;
+  for (std::size_t slot = 0; slot < slots_; ++slot) slots.emplace_back(start_of(slot), slot_bytes_);
+  return slots;
 }
 
 }  // namespace sllm

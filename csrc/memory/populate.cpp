@@ -28,6 +28,10 @@ bool populate_read(std::span<std::byte> memory) { return advise(memory, kPopulat
 
 void populate_write(std::span<std::byte> memory) { advise(memory, kPopulateWrite); }
 
+void advise_pages(std::span<std::byte> memory, PageKind kind) {
+  advise(memory, kind == PageKind::kHuge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+}
+
 bool can_populate() {
   const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
   void* start = ::mmap(nullptr, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

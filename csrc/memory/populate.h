@@ -3,7 +3,14 @@
 #include <cstddef>
 #include <span>
 
+#include "base/size.h"
+#include "memory/page_choice.h"
+
 namespace sllm {
+
+// What a huge page takes on x86-64 and, with pages of 4 KiB, on aarch64. Where it is another size, advice
+// about ranges of this one is harmless.
+inline constexpr std::uint64_t kHugePageBytes = 2 * kMiB;
 
 // Fault in memory as a batch, its contents left alone (madvise(2), MADV_POPULATE_READ and
 // MADV_POPULATE_WRITE). Any alignment; whole pages are taken. They do nothing where the kernel cannot
@@ -16,5 +23,9 @@ void populate_write(std::span<std::byte> memory);
 
 // Whether populate_write() does anything here.
 bool can_populate();
+
+// Which pages memory that is not there yet shall come in (MADV_HUGEPAGE, MADV_NOHUGEPAGE). The kernel may
+// have its own mind: nothing happens where it was built or told to have no huge pages.
+void advise_pages(std::span<std::byte> memory, PageKind kind);
 
 }  // namespace sllm

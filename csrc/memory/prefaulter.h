@@ -7,32 +7,35 @@
 #include <thread>
 #include <vector>
 
+#include "memory/populator.h"
+
 namespace sllm {
 
-// Faults in fresh memory ahead of its use, in a thread of its own.
+// Faults in fresh memory ahead of its use, in threads of its own.
 //
 // The first touch of a page costs more than reading it from a fast drive, so it must not happen one page at a
-// time inside the reads. The pages' contents are left alone, hence reads may land in the memory at the same
-// time. Where the kernel cannot do that, nothing happens and the reads fault the pages in.
+// time inside the reads.
 class Prefaulter {
  public:
-  // The pieces are taken in order and outlive this object.
-  explicit Prefaulter(std::vector<std::span<std::byte>> pieces);
-  // Stops after what is at hand, a few MiB.
+  // The pieces are taken in order. Populator and pieces outlive this object. Throws exhausted.
+  Prefaulter(std::vector<std::span<std::byte>> pieces, Populator& populator);
+  // Stops after what is at hand, a piece a thread.
   ~Prefaulter() = default;
 
   // The first `count` pieces are being read into: they no longer need it.
-  void skip(std::size_t count) { first_.store(count, std::memory_order_relaxed); }
-  // Seconds spent so far; whole once the memory is done.
+  void skip(std::size_t count);
+  std::size_t threads() const { return threads_.size(); }
+  // Seconds spent so far, summed over the threads.
   double busy_s() const { return busy_s_.load(std::memory_order_relaxed); }
 
  private:
   void run(const std::stop_token& stop);
 
   std::vector<std::span<std::byte>> pieces_;
-  std::atomic<std::size_t> first_{0};
+  Populator& populator_;
+  std::atomic<std::size_t> next_{0};
   std::atomic<double> busy_s_{0};
-  std::jthread thread_;
+  std::vector<std::jthread> threads_;
 };
 
 }  // namespace sllm

@@ -104,7 +104,7 @@ def _prepare_memory(
         raise InvalidArgumentError(
             f"memory has {len(request.memory)} bytes, {checkpoint.path} needs {plan.destination_bytes}"
         )
-    return request.memory, _core.LoadOptions(queue=queue, cache=_core.CacheUse.COPY, is_fresh=False)
+    return request.memory, _core.LoadOptions(queue=queue, cache=_core.CacheUse.COPY)
 
 
 def native_plan(checkpoint: Checkpoint, plan: LoadPlan, *, verify: bool) -> _core.LoadPlan:

@@ -3,13 +3,14 @@
 from dataclasses import asdict, dataclass
 from typing import Final
 
-# Stages in the order in which bytes pass them, each with the seconds that say how long it was busy.
+# Stages in the order in which bytes pass them: the seconds that each was busy, and the field that says how many
+# threads they are summed over, if there may be several.
 _STAGES: Final = {
-    "read": "read_wait_s",
-    "page cache": "fetch_s",
-    "verify": "verify_s",
-    "copy": "copy_s",
-    "prefault": "prefault_s",
+    "read": ("read_wait_s", None),
+    "page cache": ("fetch_s", "check_threads"),
+    "verify": ("verify_s", "check_threads"),
+    "copy": ("copy_s", "check_threads"),
+    "prefault": ("prefault_s", "prefault_threads"),
 }
 
 
@@ -20,10 +21,17 @@ class LoadReport:
     `total_s` runs from the call to usable tensors and contains `open_s` (headers and manifest), `plan_s`, `load_s`
     (first read to last byte verified and in place) and `handover_s` (tensors made of the memory, and in `load_model`
     put into the modules). `skeleton_s`, in `load_model` only, is the time in which the modules were built, beside
-    `load_s`. `memory` is what was asked for, or "reused". Of `bytes_read`, `bytes_cached` were copied out of the page
-    cache and `bytes_mapped` mapped, in `fetch_s`. `read_wait_s` is what the reading thread had nothing to do but wait
-    for the drive, `check_wait_s` what reading was held up, or over, while verifying or copying was not. `cpu_s` is the
-    whole process's during `load_s`.
+    `load_s`. `memory` is what was asked for, or "reused".
+
+    Of `bytes_read`, `bytes_cached` were copied out of the page cache and `bytes_mapped` mapped, in `fetch_s`; the rest
+    came from the drive, through `queue` ("none" where nothing did), `deepest` reads at a time. `bytes_registered` is
+    the memory that io_uring held on to. Fresh memory is faulted in by `prefault_threads` threads ahead of the reads, in
+    `prefault_s`, and where it is copied into, in `fetch_s`; `bytes_huge` of it with huge pages asked for, since they
+    came faster there.
+
+    `read_wait_s` is what the reading thread had nothing to do but wait for the drive, `check_wait_s` what reading was
+    held up, or over, while verifying or copying was not. `check_threads` threads fetched, verified and copied, and
+    waited `check_idle_s` for something to do. `cpu_s` is the whole process's during `load_s`.
     """
 
     path: str
@@ -37,11 +45,15 @@ class LoadReport:
     deepest: int
     direct_files: int
     buffered_files: int
+    check_threads: int
+    prefault_threads: int
     bytes_read: int
     bytes_in_place: int
     bytes_cached: int
     bytes_mapped: int
     bytes_verified: int
+    bytes_registered: int
+    bytes_huge: int
     open_s: float
     plan_s: float
     load_s: float
@@ -51,6 +63,7 @@ class LoadReport:
     read_wait_s: float
     fetch_s: float
     check_wait_s: float
+    check_idle_s: float
     verify_s: float
     copy_s: float
     prefault_s: float
@@ -64,8 +77,22 @@ class LoadReport:
     @property
     def limit(self) -> str:
         """The stage that kept the load from being faster: the one that was busy, or waited for, the longest."""
-        return max(_STAGES, key=lambda stage: float(getattr(self, _STAGES[stage])))
+        return max(_STAGES, key=self._elapsed_s)
+
+    @property
+    def bytes_from_drive(self) -> int:
+        """What was read around the page cache, or brought into it by this load."""
+        return self.bytes_read - self.bytes_cached - self.bytes_mapped
+
+    def _elapsed_s(self, stage: str) -> float:
+        busy_s, threads = _STAGES[stage]
+        return float(getattr(self, busy_s)) / (max(1, getattr(self, threads)) if threads else 1)
 
     def as_dict(self) -> dict[str, object]:
         """All fields, the derived ones too, for JSON."""
-        return {**asdict(self), "bytes_per_s": self.bytes_per_s, "limit": self.limit}
+        return {
+            **asdict(self),
+            "bytes_from_drive": self.bytes_from_drive,
+            "bytes_per_s": self.bytes_per_s,
+            "limit": self.limit,
+        }

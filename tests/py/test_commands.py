@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from checkpoints import every_dtype, write_safetensors
+from checkpoints import every_dtype, evict, write_safetensors
 
 import sllm_store
 
@@ -97,9 +97,19 @@ def test_load_prints_its_stages(converted):
     assert outcome.returncode == 0
     assert "verified" in outcome.stdout
     assert "the limit was" in outcome.stdout
-    report = json.loads(run("load", converted, "--json", "--queue", "threads").stdout)
-    assert (report["queue"], report["verified"]) == ("threads", True)
     assert not json.loads(run("load", converted, "--json", "--no-verify").stdout)["verified"]
+
+
+def test_load_says_what_came_through_which_queue(tmp_path):
+    import torch
+
+    sllm_store.save_tensors({"w": torch.zeros(6 << 20, dtype=torch.uint8)}, tmp_path / "it")
+    evict(tmp_path / "it")
+    cold = json.loads(run("load", tmp_path / "it", "--json", "--queue", "threads").stdout)
+    assert (cold["queue"], cold["verified"], cold["bytes_from_drive"]) == ("threads", True, cold["bytes_read"])
+    (tmp_path / "it" / "model.safetensors").read_bytes()
+    warm = json.loads(run("load", tmp_path / "it", "--json", "--queue", "threads").stdout)
+    assert (warm["queue"], warm["bytes_from_drive"]) == ("none", 0)
 
 
 def test_exit_codes_tell_failures_from_misuse(tmp_path):

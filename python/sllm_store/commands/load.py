@@ -68,20 +68,24 @@ def _print(report: LoadReport) -> None:
     console.print(f"the limit was: {report.limit}", highlight=False)
 
 
-def _from_cache(report: LoadReport) -> str:
-    return f"{report.bytes_cached / 1e9:.3f} GB copied, {report.bytes_mapped / 1e9:.3f} GB mapped"
-
-
 def _stages(report: LoadReport) -> list[tuple[str, float, str]]:
-    access = f"{report.direct_files} direct, {report.buffered_files} buffered files"
+    files = f"{report.direct_files} direct, {report.buffered_files} buffered files"
+    drive = f"{_gb(report.bytes_from_drive)} through {report.queue}, up to {report.deepest} at once, {files}"
+    cached = f"{_gb(report.bytes_cached)} copied, {_gb(report.bytes_mapped)} mapped"
+    idle = f"{report.check_threads} threads, which waited {report.check_idle_s:.3f} s for work"
+    huge = f"{_gb(report.bytes_huge)} in huge pages"
     return [
         ("open", report.open_s, "headers and manifest"),
         ("plan", report.plan_s, f"{report.reads} reads"),
-        ("load", report.load_s, f"{report.queue}, up to {report.deepest} at once, {access}, {report.cpu_s:.2f} cpu s"),
-        ("- waiting for the drive", report.read_wait_s, f"{report.bytes_read / 1e9:.3f} GB, {report.repeats} repeats"),
-        ("- page cache, beside", report.fetch_s, _from_cache(report)),
+        ("load", report.load_s, f"{_gb(report.bytes_read)}, {report.repeats} repeats, {report.cpu_s:.2f} cpu s"),
+        ("- waiting for the drive", report.read_wait_s, drive),
         ("- waiting for checks", report.check_wait_s, "verify and copy were behind"),
-        ("- verify, beside", report.verify_s, f"{report.bytes_verified / 1e9:.3f} GB"),
-        ("- copy, beside", report.copy_s, f"{(report.bytes_read - report.bytes_in_place) / 1e9:.3f} GB staged"),
-        ("- first touch, beside", report.prefault_s, "of the destination's pages"),
+        ("- page cache, beside", report.fetch_s, cached),
+        ("- verify, beside", report.verify_s, f"{_gb(report.bytes_verified)}; {idle}"),
+        ("- copy, beside", report.copy_s, f"{_gb(report.bytes_read - report.bytes_in_place)} staged"),
+        ("- first touch, beside", report.prefault_s, f"of the destination, {huge}, {report.prefault_threads} threads"),
     ]
+
+
+def _gb(nbytes: int) -> str:
+    return f"{nbytes / 1e9:.3f} GB"

@@ -4,6 +4,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <tuple>
 
 #include "base/crc32c.h"
 #include "base/error.h"
@@ -60,10 +61,16 @@ class PipelineTest : public ::testing::Test {
     }
   }
 
-  void fail_at(Fault fault, std::size_t at) {
-    options_.queue = [fault, at](unsigned depth, int fd) {
-      return std::make_unique<FaultyQueue>(make_read_queue(QueueKind::kAuto, depth, fd), fault, at);
+  void fail_at(Fault fault, std::size_t at, QueueKind kind = QueueKind::kAuto) {
+    options_.queue = [fault, at, kind](unsigned depth, int fd) {
+      return std::make_unique<FaultyQueue>(make_read_queue(kind, depth, fd), fault, at);
     };
+  }
+
+  // As a plain file lies: nothing is aligned, so every read is staged.
+  void lay_apart() {
+    for (Extent& extent : plan_.extents) extent.destination += 64;
+    plan_.destination_bytes += 64;
   }
 
   // Runs a load that must fail so, and checks that it leaves nothing behind.
@@ -166,25 +173,58 @@ TEST_F(PipelineTest, FillsABufferAgainWithoutFaultingItIn) {
   }
 }
 
-TEST_F(PipelineTest, SurvivesShortReadsInterruptionsAndDisorderAtEveryRead) {
+TEST_F(PipelineTest, ReadsStagedBytesThroughSlotsThatAreRegisteredWhereThatPays) {
+  lay_apart();
+  options_.depth = 1;
+  for (const bool registers : {true, false}) {
+    options_.registers = registers;
+    const LoadReport report = run();
+    expect_delivered();
+    EXPECT_EQ(report.bytes_in_place, 0U);
+    const bool may_register = registers && report.queue == "io_uring";
+    EXPECT_LE(report.bytes_registered, may_register ? 2 * kMiB : 0);
+  }
+}
+
+// The fault matrix, over both queues, in place and staged.
+class PipelineFaults : public PipelineTest,
+                       public ::testing::WithParamInterface<std::tuple<QueueKind, bool>> {
+ protected:
+  void SetUp() override {
+    PipelineTest::SetUp();
+    if (std::get<bool>(GetParam())) lay_apart();
+  }
+  QueueKind kind() const { return std::get<QueueKind>(GetParam()); }
+};
+
+TEST_P(PipelineFaults, SurvivesShortReadsInterruptionsAndDisorderAtEveryRead) {
   for (const Fault fault :
        {Fault::kShort, Fault::kInterrupted, Fault::kTryAgain, Fault::kStall, Fault::kReversed}) {
     for (std::size_t at = 0; at < kReads; ++at) {
-      fail_at(fault, at);
+      fail_at(fault, at, kind());
       run();
       expect_delivered();
     }
   }
 }
 
-TEST_F(PipelineTest, FailsCleanlyWhereverTheDriveFails) {
+TEST_P(PipelineFaults, FailsCleanlyWhereverTheDriveFails) {
   for (std::size_t at = 0; at < kReads; ++at) {
-    fail_at(Fault::kIoError, at);
+    fail_at(Fault::kIoError, at, kind());
     expect_failure(ErrorCode::kIo, on_disk_.path());
-    fail_at(Fault::kEndOfFile, at);
+    fail_at(Fault::kEndOfFile, at, kind());
     expect_failure(ErrorCode::kCorrupt, "the file ends at");
   }
 }
+
+INSTANTIATE_TEST_SUITE_P(Queues, PipelineFaults,
+                         ::testing::Combine(::testing::Values(QueueKind::kAuto, QueueKind::kThreaded),
+                                            ::testing::Bool()),
+                         [](const auto& each) {
+                           const bool is_auto = std::get<QueueKind>(each.param) == QueueKind::kAuto;
+                           return std::string(is_auto ? "auto" : "threads") +
+                                  (std::get<bool>(each.param) ? "_staged" : "_in_place");
+                         });
 
 TEST_F(PipelineTest, NamesTheDamagedRangeWhereverAByteFlips) {
   for (const std::uint64_t at : {std::uint64_t{0}, kBlockBytes, 3 * kMiB + 5, bytes_.size() - 1}) {
@@ -223,23 +263,36 @@ TEST_F(PipelineTest, RefusesAFileThatIsReplacedWhileItIsRead) {
 TEST_F(PipelineTest, RefusesAFileThatIsTruncatedAfterItWasOpened) {
   for (const CacheUse cache : {CacheUse::kNone, CacheUse::kCopy, CacheUse::kMap}) {
     options_.cache = cache;
-    options_.queue = [this](unsigned depth, int fd) {
-      std::filesystem::resize_file(on_disk_.path(), 3 * kMiB);
-      return make_read_queue(QueueKind::kAuto, depth, fd);
-    };
-    expect_failure(ErrorCode::kCorrupt, on_disk_.path());
+    // The first look for an interruption comes when the files are open, and before the first read.
+    expect_failure(ErrorCode::kCorrupt, on_disk_.path(),
+                   [this] { std::filesystem::resize_file(on_disk_.path(), 3 * kMiB); });
     restore();
   }
 }
 
-TEST_F(PipelineTest, EndsAtEveryInterruption) {
+TEST_F(PipelineTest, EndsAtEveryInterruptionWhereverItsBytesComeFrom) {
   options_.depth = 1;  // so that there is at least one look a read
-  for (int at = 0; at < 6; ++at) {
-    int calls = 0;
-    expect_failure(ErrorCode::kCancelled, "enough", [&] {
-      if (calls++ == at) throw Error(ErrorCode::kCancelled, "enough");
-    });
+  for (const CacheUse cache : {CacheUse::kNone, CacheUse::kCopy, CacheUse::kMap}) {
+    options_.cache = cache;
+    const int looks = cache == CacheUse::kNone ? static_cast<int>(kReads) : 1;
+    for (int at = 0; at < looks; ++at) {
+      testing::read_once(on_disk_.path());
+      int calls = 0;
+      expect_failure(ErrorCode::kCancelled, "enough", [&] {
+        if (calls++ == at) throw Error(ErrorCode::kCancelled, "enough");
+      });
+    }
   }
+}
+
+TEST_F(PipelineTest, ReadsNothingThroughAQueueThatThePageCacheHas) {
+  options_.cache = CacheUse::kCopy;
+  options_.queue = [](unsigned, int) -> std::unique_ptr<ReadQueue> {
+    throw Error(ErrorCode::kInternal, "nobody needs a queue");
+  };
+  testing::read_once(on_disk_.path());
+  EXPECT_EQ(run().queue, "none");
+  expect_delivered();
 }
 
 TEST_F(PipelineTest, RefusesOptionsOutOfRange) {

@@ -1,0 +1,35 @@
+#include <pybind11/native_enum.h>
+
+#include <string>
+
+#include "bindings/bindings.h"
+#include "io/file.h"
+#include "io/read_queue.h"
+
+namespace py = pybind11;
+
+namespace sllm {
+namespace {
+
+// By a real read of the descriptor's first block, as a load probes its first file.
+std::string probe_queue(QueueKind kind, int fd) {
+  const py::gil_scoped_release unlocked;
+  return std::string(make_read_queue(kind, 1, fd)->name());
+}
+
+}  // namespace
+
+void bind_io(py::module_& module) {
+  py::native_enum<QueueKind>(module, "QueueKind", "enum.Enum")
+      .value("AUTO", QueueKind::kAuto)
+      .value("URING", QueueKind::kUring)
+      .value("THREADS", QueueKind::kThreaded)
+      .finalize();
+  py::native_enum<FileAccess>(module, "FileAccess", "enum.Enum")
+      .value("DIRECT", FileAccess::kDirect)
+      .value("BUFFERED", FileAccess::kBuffered)
+      .finalize();
+  module.def("probe_queue", probe_queue, py::arg("kind"), py::arg("fd"));
+}
+
+}  // namespace sllm
