@@ -4,7 +4,6 @@
 """
 
 import ctypes
-import errno
 import importlib.metadata
 import mmap
 import os
@@ -14,9 +13,8 @@ from pathlib import Path
 from typing import Final
 
 from sllm_store import _core
+from sllm_store.errors import SllmError
 
-_SYS_IO_URING_SETUP: Final = 425  # the same number on every architecture
-_IO_URING_PARAMS_BYTES: Final = 120
 _BLOCK_BYTES: Final = 4096
 
 
@@ -63,24 +61,15 @@ def probe_platform(path: str | os.PathLike[str] = ".") -> PlatformReport:
 
 
 def _probe_io_uring() -> Feature:
-    libc = ctypes.CDLL(None, use_errno=True)
-    parameters = ctypes.create_string_buffer(_IO_URING_PARAMS_BYTES)
-    fd = libc.syscall(ctypes.c_long(_SYS_IO_URING_SETUP), ctypes.c_uint(1), parameters)
-    if fd >= 0:
+    fd = os.memfd_create("sllm-probe", os.MFD_CLOEXEC)
+    try:
+        os.ftruncate(fd, _BLOCK_BYTES)
+        _core.probe_queue(_core.QueueKind.URING, fd)
+    except SllmError as error:
+        return Feature(False, str(error))
+    finally:
         os.close(fd)
-        return Feature(True, "io_uring_setup succeeds")
-    return Feature(False, _why_no_io_uring(ctypes.get_errno()))
-
-
-def _why_no_io_uring(number: int) -> str:
-    reason = os.strerror(number).lower()
-    if number == errno.ENOSYS:
-        return f"{reason}: the kernel is older than 5.1 or a sandbox hides it"
-    if number == errno.EPERM:
-        return f"{reason}: a seccomp profile (containers have one) or kernel.io_uring_disabled forbids it"
-    if number == errno.ENOMEM:
-        return f"{reason}: the locked-memory limit is too low"
-    return reason
+    return Feature(True, "a block was read through it")
 
 
 def _probe_direct_io(path: Path) -> Feature:

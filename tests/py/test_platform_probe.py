@@ -6,10 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from checkpoints import evict
 from click.testing import CliRunner
 
+import sllm_store
 from sllm_ctl.cli import program
-from sllm_store import PlatformReport, _core, platform_probe, probe_platform
+from sllm_store import PlatformReport, _core, probe_platform
 
 
 def test_reports_this_kernel_and_this_core() -> None:
@@ -25,9 +27,45 @@ def test_io_uring_is_probed_by_trying_it_and_leaves_no_descriptor() -> None:
     assert report.io_uring.detail
 
 
-@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EPERM, errno.ENOMEM, errno.EINVAL])
-def test_a_refused_io_uring_says_why(number: int) -> None:
-    assert platform_probe._why_no_io_uring(number).startswith(os.strerror(number).lower())
+# As container runtimes forbid it: a filter that answers io_uring_setup(2), number 425, with an error (seccomp(2)).
+FORBIDDEN = """
+import ctypes, struct, sys
+number, folder = int(sys.argv[1]), sys.argv[2]
+code = [(0x20, 0, 0, 0), (0x15, 0, 1, 425), (0x06, 0, 0, 0x00050000 | number), (0x06, 0, 0, 0x7FFF0000)]
+program = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *line) for line in code))
+filter = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", len(code), ctypes.addressof(program)))
+libc = ctypes.CDLL(None, use_errno=True)
+libc.prctl(38, 1, 0, 0, 0)
+if libc.prctl(22, 2, filter) != 0:
+    sys.exit(77)
+from sllm_store import errors, load_tensors, probe_platform
+print(probe_platform().io_uring)
+load_tensors(folder, on_report=lambda report: print(report.queue))
+try:
+    load_tensors(folder, queue="io_uring")
+except errors.UnsupportedError as error:
+    print("refused:", error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [(errno.EPERM, "a seccomp profile (containers have one)"), (errno.ENOSYS, "a sandbox hides it")],
+)
+def test_where_io_uring_is_forbidden_threads_read_and_doctor_says_why(tmp_path: Path, number: int, reason: str) -> None:
+    import torch
+
+    sllm_store.save_tensors({"w": torch.ones(6 << 20, dtype=torch.uint8)}, tmp_path / "it")
+    evict(tmp_path / "it")
+    command = [sys.executable, "-c", FORBIDDEN, str(number), str(tmp_path / "it")]
+    child = subprocess.run(command, capture_output=True, text=True, check=False)
+    if child.returncode == 77:
+        pytest.skip("no seccomp filters here")
+    probed, queue, refused = child.stdout.splitlines()
+    assert "is_usable=False" in probed
+    assert reason in probed
+    assert queue == "threads"
+    assert refused.startswith("refused: cannot set up io_uring")
 
 
 def test_direct_io_is_tried_on_a_folder_and_on_a_file_and_leaves_nothing(tmp_path: Path) -> None:
