@@ -1,6 +1,8 @@
 """What every benchmark needs: the machine it runs on, the page cache in a known state, results as JSON."""
 
+import ctypes
 import json
+import mmap
 import os
 import platform
 import statistics
@@ -54,15 +56,47 @@ def warm_page_cache(paths: Sequence[Path]) -> None:
                 pass
 
 
+def forget(paths: Sequence[Path]) -> None:
+    """Put the files out of the page cache, so that they need not be evicted while something is measured."""
+    for path in paths:
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(fd)
+
+
+def resident_share(path: Path) -> float:
+    """How much of a file the page cache has, from 0 to 1."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, mmap.MAP_PRIVATE) as mapping:
+        pages = -(-len(mapping) // mmap.PAGESIZE)
+        states = (ctypes.c_ubyte * pages)()
+        start = (ctypes.c_char * 1).from_buffer(mapping)
+        failed = libc.mincore(ctypes.c_void_p(ctypes.addressof(start)), ctypes.c_size_t(len(mapping)), states)
+        del start  # an exported buffer keeps the mapping from being closed
+        if failed:
+            raise OSError(ctypes.get_errno(), f"cannot ask what is resident of {path}")
+        return sum(state & 1 for state in bytes(states)) / pages
+
+
 def summarise(values: Sequence[float]) -> dict[str, float]:
     """Median and spread."""
-    return {"median": statistics.median(values), "min": min(values), "max": max(values), "runs": len(values)}
+    quartiles = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [values[0]] * 3
+    return {
+        "median": statistics.median(values),
+        "min": min(values),
+        "q1": quartiles[0],
+        "q3": quartiles[2],
+        "max": max(values),
+        "runs": len(values),
+    }
 
 
-def save(name: str, result: dict[str, object]) -> Path:
+def save(name: str, result: dict[str, object], folder: Path = RESULTS) -> Path:
     """Write a result beside those of other runs: machine, commit, command and time are added here."""
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.json"
     command = "python " + " ".join([f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
     context = {
         "machine": describe_machine(),

@@ -1,8 +1,10 @@
 """Checkpoints of known shapes with random bytes, converted, made once and kept in the user's cache."""
 
+import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from sllm_store import convert
@@ -11,24 +13,51 @@ from sllm_store.header import StoredTensor, encode_header, tensor_nbytes
 Shapes = dict[str, tuple[int, ...]]
 
 
-def llama_shapes(layers: int) -> Shapes:
-    """A llama of hidden size 2560 in bfloat16: 139 MB a layer and 655 MB of embeddings."""
-    hidden, inner, kv, vocabulary = 2560, 6912, 640, 64_000
-    shapes: Shapes = {"model.embed_tokens.weight": (vocabulary, hidden)}
-    for layer in range(layers):
-        prefix = f"model.layers.{layer}"
-        shapes |= {
-            f"{prefix}.input_layernorm.weight": (hidden,),
-            f"{prefix}.self_attn.q_proj.weight": (hidden, hidden),
-            f"{prefix}.self_attn.k_proj.weight": (kv, hidden),
-            f"{prefix}.self_attn.v_proj.weight": (kv, hidden),
-            f"{prefix}.self_attn.o_proj.weight": (hidden, hidden),
-            f"{prefix}.post_attention_layernorm.weight": (hidden,),
-            f"{prefix}.mlp.gate_proj.weight": (inner, hidden),
-            f"{prefix}.mlp.up_proj.weight": (inner, hidden),
-            f"{prefix}.mlp.down_proj.weight": (hidden, inner),
+@dataclass(frozen=True)
+class Llama:
+    """A llama in bfloat16. As it stands, 139 MB a layer and 655 MB of embeddings."""
+
+    layers: int
+    hidden: int = 2560
+    inner: int = 6912
+    kv: int = 640
+    vocabulary: int = 64_000
+    head: int = 128
+
+    def shapes(self) -> Shapes:
+        """Its tensors, in model order."""
+        hidden, inner, kv = self.hidden, self.inner, self.kv
+        shapes: Shapes = {"model.embed_tokens.weight": (self.vocabulary, hidden)}
+        for layer in range(self.layers):
+            prefix = f"model.layers.{layer}"
+            shapes |= {
+                f"{prefix}.input_layernorm.weight": (hidden,),
+                f"{prefix}.self_attn.q_proj.weight": (hidden, hidden),
+                f"{prefix}.self_attn.k_proj.weight": (kv, hidden),
+                f"{prefix}.self_attn.v_proj.weight": (kv, hidden),
+                f"{prefix}.self_attn.o_proj.weight": (hidden, hidden),
+                f"{prefix}.post_attention_layernorm.weight": (hidden,),
+                f"{prefix}.mlp.gate_proj.weight": (inner, hidden),
+                f"{prefix}.mlp.up_proj.weight": (inner, hidden),
+                f"{prefix}.mlp.down_proj.weight": (hidden, inner),
+            }
+        return shapes | {"model.norm.weight": (hidden,), "lm_head.weight": (self.vocabulary, hidden)}
+
+    def config(self) -> dict[str, object]:
+        """What transformers builds the model from."""
+        return {
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "hidden_size": self.hidden,
+            "intermediate_size": self.inner,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.hidden // self.head,
+            "num_key_value_heads": self.kv // self.head,
+            "head_dim": self.head,
+            "vocab_size": self.vocabulary,
+            "tie_word_embeddings": False,
+            "dtype": "bfloat16",
         }
-    return shapes | {"model.norm.weight": (hidden,), "lm_head.weight": (vocabulary, hidden)}
 
 
 def experts_shapes(layers: int = 52, experts: int = 128) -> Shapes:
@@ -51,9 +80,13 @@ def adapter_shapes() -> Shapes:
     }
 
 
-SHAPES = {
-    "llama-2gb": lambda: llama_shapes(10),
-    "llama-4gb": lambda: llama_shapes(24),
+LLAMAS = {
+    "tiny": Llama(1, hidden=256, inner=512, kv=128, vocabulary=1000, head=64),
+    "llama-2gb": Llama(10),
+    "llama-4gb": Llama(24),
+}
+SHAPES: dict[str, Callable[[], Shapes]] = {
+    **{name: llama.shapes for name, llama in LLAMAS.items()},
     "experts-20k": experts_shapes,
     "adapter-20mb": adapter_shapes,
 }
@@ -68,14 +101,20 @@ def cache_folder() -> Path:
 def synthetic_checkpoint(name: str) -> Path:
     """The converted checkpoint of this name, made on first use."""
     folder = cache_folder() / name
-    if (folder / "sllm.json").exists():
-        return folder
+    if not (folder / "sllm.json").exists():
+        _convert_random(name, folder)
+    # transformers' part, which folders that were made before anyone asked transformers lack.
+    if name in LLAMAS and not (folder / "config.json").exists():
+        (folder / "config.json").write_text(json.dumps(LLAMAS[name].config(), indent=1))
+    return folder
+
+
+def _convert_random(name: str, folder: Path) -> None:
     plain = cache_folder() / f"{name}.plain"
     plain.mkdir(parents=True, exist_ok=True)
     _write(plain / "model.safetensors", SHAPES[name]())
     convert(plain, folder, overwrite=folder.exists())
     shutil.rmtree(plain)
-    return folder
 
 
 def _write(path: Path, shapes: Shapes) -> None:
