@@ -12,12 +12,14 @@ import sys
 from collections.abc import Callable
 from typing import Any, TextIO
 
+import ladder
 import measured_load
 import rates
 
 JOBS: dict[str, Callable[..., Callable[[], dict[str, Any]]]] = {
     "load": measured_load.prepare,
     "rates": rates.prepare,
+    "step": ladder.prepare,
 }
 
 

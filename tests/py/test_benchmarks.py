@@ -1,6 +1,7 @@
 """The benchmarks' own steps, on a checkpoint of two megabytes; what they measure here means nothing."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +38,14 @@ def test_loaders_are_compared_and_make_a_table(tmp_path: Path) -> None:
     assert result["loaders"]["own"]["warm"]["mapped_bytes"] == 0
     assert result["loaders"]["safetensors"]["warm"]["mapped_bytes"] == result["nbytes"]
     assert {check["name"] for check in result["checks"]} >= {"warm, own: MiB above the checkpoint"}
+
+
+@pytest.mark.skipif(not os.access("/proc/sys/vm/drop_caches", os.W_OK), reason="drops the page cache, as root")
+def test_each_step_of_the_ablation_gives_the_files_bytes(tmp_path: Path) -> None:
+    run("ablation.py", "--output", str(tmp_path))
+    steps = json.loads((tmp_path / "ablation-tiny.json").read_text())["steps"]
+    assert len(steps) == 6
+    assert all(step["gb_per_s"] > 0 for step in steps)
 
 
 def test_a_loader_that_fails_leaves_its_last_words(tmp_path: Path) -> None:
