@@ -22,7 +22,7 @@ format: setup ## let ruff and clang-format change what they would complain of
 	@tools/format.sh
 wheels: setup ## a wheel for each Python found, each installed and tried, into wheelhouse/
 	@.venv/bin/python tools/wheels.py
-bench: setup ## every script of benchmarks/
+bench: ## loaders side by side, the ablation and the cost of verification, in a venv of their own; as root, two hours
 	@tools/bench.sh
 clean: ## remove what these verbs made
-	@rm -rf .venv .venv-torch-old build wheelhouse .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	@rm -rf .venv .venv-bench .venv-torch-old build wheelhouse .pytest_cache .hypothesis .mypy_cache .ruff_cache

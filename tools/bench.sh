@@ -1,9 +1,13 @@
 #!/usr/bin/env bash
+# Every benchmark, in an environment of its own that has the loaders to compare with; then the README's tables.
+# bench.sh [NAME...] runs only these scripts. Dropping the page cache needs root.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# Scripts, not the modules that they share.
-for script in $(grep -l __main__ benchmarks/*.py); do
-  echo "== $script"
-  .venv/bin/python "$script"
+export VENV=.venv-bench EXTRAS=bench
+tools/setup.sh
+if [ $# = 0 ]; then set -- verification loading ablation readme; fi
+for name in "$@"; do
+  echo "== $name"
+  .venv-bench/bin/python "benchmarks/$name.py"
 done

@@ -26,7 +26,16 @@ def run(script: str, *arguments: str) -> None:
     )
 
 
+def test_the_readmes_tables_are_those_of_the_results() -> None:
+    import readme
+
+    text = readme.README.read_text()
+    assert readme.with_tables(text, ROOT / "benchmarks/results") == text, "run benchmarks/readme.py"
+
+
 def test_loaders_are_compared_and_make_a_table(tmp_path: Path) -> None:
+    import readme
+
     loaders = ["own", "map", "safetensors"]
     choice = [part for name in loaders for part in ("--loader", name)]
     run("loading.py", "--state", "warm", "--no-fio", "--memory-mib", "64", *choice, "--output", str(tmp_path))
@@ -38,6 +47,8 @@ def test_loaders_are_compared_and_make_a_table(tmp_path: Path) -> None:
     assert result["loaders"]["own"]["warm"]["mapped_bytes"] == 0
     assert result["loaders"]["safetensors"]["warm"]["mapped_bytes"] == result["nbytes"]
     assert {check["name"] for check in result["checks"]} >= {"warm, own: MiB above the checkpoint"}
+    markers = "".join(f"<!-- {name} table: begin --><!-- {name} table: end -->" for name in ("loading", "ablation"))
+    assert "| sllm, own | yes |" in readme.with_tables(markers, tmp_path)
 
 
 @pytest.mark.skipif(not os.access("/proc/sys/vm/drop_caches", os.W_OK), reason="drops the page cache, as root")
