@@ -26,15 +26,13 @@ import click
 import plots
 from compared_files import SHAPE_NAMES, Files, find_files, stored_bytes, stored_digests
 from ladder import STEPS
-from measuring import RESULTS, drop_page_cache, save, summarise
-from rich.console import Console
+from measuring import RESULTS, drop_page_cache, make_console, save, summarise
 from rich.table import Table
 
 SHAPE = "llama-4gb"
 SEED = 7
 
-console = Console(highlight=False, soft_wrap=True)
-_TABLE_WIDTH = 110
+console = make_console()
 
 
 def measure(files: Files, rounds: int) -> list[list[dict[str, Any]]]:
@@ -99,7 +97,7 @@ def report(result: dict[str, Any], folder: Path) -> None:
         figures = (spread["median"], spread["min"], spread["max"], step["gb_per_s"], step["cpu_s_per_gb"])
         gains = (f"{gain:.2f}" if gain else "" for gain in (step["gain"], step["paper_gain"]))
         table.add_row(step["name"], *(f"{figure:.3f}" for figure in figures), *gains)
-    console.print(table, width=max(console.width, _TABLE_WIDTH))
+    console.print(table)
     name = "ablation" if result["shape"] == SHAPE else f"ablation-{result['shape']}"
     console.print(str(save(name, result, folder)))
     if plots.can_draw():

@@ -23,7 +23,7 @@ _OURS_OWNED = ("own", "reused")
 
 @dataclass(frozen=True)
 class Check:
-    """One bound. `sense` is ">=" or "<", as the value has to be."""
+    """One bound. `sense` is ">=" or "<=", as the value has to be."""
 
     name: str
     value: float

@@ -28,8 +28,7 @@ import plots
 import tables
 from compared_files import COMPARED, SHAPE_NAMES, Files, alias_digests, find_files, stored_bytes, stored_digests
 from loaders import LOADERS, Loader, loaders_for
-from measuring import RESULTS, save
-from rich.console import Console
+from measuring import RESULTS, make_console, save
 from rounds import Reference, Rounds, shuffled
 from summary import STATES, best_setting, summarise_drive, summarise_loader, summarise_rates, summarise_sweeps
 
@@ -38,8 +37,7 @@ from sllm_store import _core
 SEED = 4
 SWEEP_ROUNDS = 2
 
-console = Console(highlight=False, soft_wrap=True)
-_TABLE_WIDTH = 190
+console = make_console()
 
 
 class Comparison:
@@ -154,7 +152,7 @@ def main(
 
 def report(result: dict[str, Any], folder: Path) -> None:
     """Print and save one shape's result."""
-    console.print(tables.rich_table(result), width=max(console.width, _TABLE_WIDTH))
+    console.print(tables.rich_table(result))
     for check in result["checks"]:
         mark = "[green]holds[/]" if check["holds"] else "[red]fails[/]"
         console.print(f"{mark}  {check['name']}: {check['value']:.3f} {check['sense']} {check['bound']:.3f}")

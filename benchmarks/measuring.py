@@ -12,7 +12,17 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.console import Console
+
 RESULTS = Path(__file__).parent / "results"
+
+
+_FILE_WIDTH = 200
+
+
+def make_console() -> Console:
+    """Where progress and tables go; in a file no row is folded."""
+    return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _FILE_WIDTH)
 
 
 def describe_machine() -> dict[str, object]:

@@ -19,7 +19,7 @@ Say = Callable[[str], None]
 _WARM_ATTEMPTS = 3
 _WARM_SHARE = 0.999
 # Of the reports of our loads, paths are one machine's and the rest says where the time went.
-_NOT_KEPT = ("digests", "resident_before_bytes", "peak_bytes", "held_bytes")
+_NOT_KEPT = ("report", "digests", "resident_before_bytes", "peak_bytes", "held_bytes")
 
 
 @dataclass(frozen=True)
@@ -99,11 +99,9 @@ class Rounds:
 
     def _keep(self, loader: Loader, state: str, setting: int | None, run: Run) -> None:
         above = run["peak_bytes"] - run["resident_before_bytes"] + run["held_bytes"] - self.reference.nbytes
-        kept = {name: value for name, value in run.items() if name not in _NOT_KEPT}
-        if run["report"] is None:
-            del kept["report"]
-        else:
-            kept["report"] = {name: value for name, value in run["report"].items() if name != "path"}
+        kept = {name: _rounded(value) for name, value in run.items() if name not in _NOT_KEPT}
+        if run["report"] is not None:
+            kept["report"] = {name: _rounded(value) for name, value in run["report"].items() if name != "path"}
         self.loads.setdefault((loader.name, state, setting), []).append({**kept, "peak_above_checkpoint_bytes": above})
         rate = self.reference.nbytes / run["ready_s"] / 1e9
         knob = "" if setting is None else f" ({loader.knob} {setting})"
@@ -130,6 +128,11 @@ def files_read(files: Files, loader: Loader) -> list[Path]:
 def shuffled(tasks: Sequence[Callable[[], None]], order: random.Random) -> list[Callable[[], None]]:
     """The tasks of one round, in this round's order."""
     return order.sample(tasks, len(tasks))
+
+
+def _rounded(value: Any) -> Any:
+    """Seconds to the microsecond: results are committed, and the clock has no more to say."""
+    return round(value, 6) if isinstance(value, float) else value
 
 
 def _warm(paths: Sequence[Path]) -> None:
