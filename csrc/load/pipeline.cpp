@@ -44,6 +44,7 @@ class Run {
         checker_(work, check_threads(options)),
         reading_(schedule_.reads.size()),
         populator_(work.fresh) {
+    map_all();
     if (queue_ == nullptr) return;
     if (options.registers) prepare_queue();
     if (populator_ != nullptr) prefaulter_.emplace(pieces_to_read(), *populator_);
@@ -162,12 +163,31 @@ class Run {
     return true;
   }
 
+  // Neighbours in one mapping: fewer calls, and no huge page of the file is cut in two.
+  void map_all() {
+    std::vector<PlannedRead> mapped;
+    for (std::size_t index = 0; index < schedule_.reads.size(); ++index) {
+      if (sources_.fetch_of(index) == Fetch::kMapped) mapped.push_back(schedule_.reads[index]);
+    }
+    std::sort(mapped.begin(), mapped.end(), [](const PlannedRead& a, const PlannedRead& b) {
+      return std::pair(a.file, a.offset) < std::pair(b.file, b.offset);
+    });
+    for (std::size_t first = 0; first < mapped.size();) {
+      PlannedRead run = mapped[first++];
+      while (first < mapped.size() && continues(run, mapped[first])) run.bytes += mapped[first++].bytes;
+      map_in_place(sources_.file(run.file).fd(), run.offset, {destination_ + run.destination, run.bytes});
+      report_.bytes_mapped += run.bytes;
+    }
+  }
+
+  static bool continues(const PlannedRead& run, const PlannedRead& next) {
+    return run.file == next.file && run.offset + run.bytes == next.offset &&
+           run.destination + run.bytes == next.destination;
+  }
+
   void fetch(FinishedRead& reading) {
     const PlannedRead& read = *reading.read;
-    if (reading.fetch == Fetch::kMapped) {
-      map_in_place(sources_.file(read.file).fd(), read.offset, {reading.bytes, read.bytes});
-      report_.bytes_mapped += read.bytes;
-    } else {
+    if (reading.fetch == Fetch::kCopied) {
       reading.cached = &sources_.cached(read.file);
       report_.bytes_cached += read.bytes;
     }
@@ -220,6 +240,21 @@ void validate(const LoadPlan& plan, const LoadOptions& options) {
   }
 }
 
+// As large as asked for, but small enough that a small load keeps the drive as deep as a large one, and its
+// bytes are checked while others are read.
+LoadOptions fitted(const LoadOptions& options, std::uint64_t bytes) {
+  LoadOptions fit = options;
+  const std::uint64_t share = align_down(bytes / (2 * options.depth), kSpanBytes);
+  fit.extent_bytes = std::clamp(share, kSpanBytes, options.extent_bytes);
+  return fit;
+}
+
+std::uint64_t bytes_of(const LoadPlan& plan) {
+  std::uint64_t bytes = 0;
+  for (const Extent& extent : plan.extents) bytes += extent.bytes;
+  return bytes;
+}
+
 CheckResult run(const Checker::Work& work, const LoadOptions& options, const Interrupt& interrupt) {
   const Stopwatch watch;
   const double cpu_before_s = process_cpu_s();
@@ -245,11 +280,12 @@ LoadReport load(const LoadPlan& plan, std::span<std::byte> destination, const Lo
                                          " bytes for " + std::to_string(plan.destination_bytes));
   }
   if (plan.files.empty()) return {};
-  const Schedule schedule = make_schedule(plan, options.extent_bytes);
+  const LoadOptions fit = fitted(options, bytes_of(plan));
+  const Schedule schedule = make_schedule(plan, fit.extent_bytes);
   std::optional<Populator> populator;
   if (options.is_fresh) populator.emplace(destination.first(plan.destination_bytes));
   Populator* fresh = populator ? &*populator : nullptr;
-  return run({plan, schedule, destination.data(), OnCorrupt::kFail, fresh}, options, interrupt).report;
+  return run({plan, schedule, destination.data(), OnCorrupt::kFail, fresh}, fit, interrupt).report;
 }
 
 CheckResult check(const LoadPlan& plan, const LoadOptions& options, const Interrupt& interrupt) {

@@ -18,7 +18,7 @@ struct LoadOptions {
   FileAccess access = FileAccess::kDirect;
   CacheUse cache = CacheUse::kNone;
   unsigned depth = 8;
-  std::uint64_t extent_bytes = std::uint64_t{8} << 20;  // a multiple of kSpanBytes
+  std::uint64_t extent_bytes = std::uint64_t{8} << 20;  // at most; a multiple of kSpanBytes
   unsigned check_threads =
       0;  // 0: one beside a drive, as many as there are cores (4 at most) beside the page cache
   bool is_fresh = true;   // the destination has not been touched, so fault it in ahead

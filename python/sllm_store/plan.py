@@ -2,16 +2,22 @@
 
 A run of tensors that are neighbours in a file stays one extent. Where the file aligns them to TENSOR_ALIGNMENT, as
 a converted one does, the run lies in memory as it lies in the file, modulo the block size of direct I/O, so that
-it is read without a copy. Tensors that the file packs tighter are placed apart, each one aligned.
+it is read without a copy; a long one modulo the size of a huge page, so that huge pages of the page cache can be
+mapped as such. Tensors that the file packs tighter are placed apart, each one aligned.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from operator import attrgetter
 from typing import Final, NamedTuple
 
 from sllm_store.checkpoint import Checkpoint, Location
 
 TENSOR_ALIGNMENT: Final = 64
 BLOCK_BYTES: Final = 4096
+HUGE_PAGE_BYTES: Final = 2 << 20
+
+# What is left free in front of a run of this length is at most an eighth of it.
+_LONG_RUN_BYTES: Final = 8 * HUGE_PAGE_BYTES
 
 
 class Extent(NamedTuple):
@@ -34,38 +40,49 @@ class LoadPlan(NamedTuple):
 def make_plan(checkpoint: Checkpoint, names: Iterable[str]) -> LoadPlan:
     """Plan the load of the named tensors, tied names included. Raises InvalidArgumentError for an unknown name."""
     wanted = {location.tensor.name: location for location in map(checkpoint.locate, names)}
-    in_order = sorted(wanted.values(), key=lambda location: (location.partition, location.offset))
     extents: list[Extent] = []
     offsets: dict[str, int] = {}
     end = 0
-    for location in in_order:
-        tensor = location.tensor
-        extents, destination = _place(extents, location, end)
-        offsets[tensor.name] = destination
-        end = destination + tensor.nbytes
+    for run in _runs(sorted(wanted.values(), key=attrgetter("partition", "offset"))):
+        extent = _place(run, end)
+        extents.append(extent)
+        end = extent.destination + extent.nbytes
+        shift = extent.destination - extent.offset
+        for location in run:
+            offsets[location.tensor.name] = location.offset + shift
     return LoadPlan(tuple(extents), offsets, _round_up(end, BLOCK_BYTES))
 
 
-def _place(extents: list[Extent], location: Location, end: int) -> tuple[list[Extent], int]:
-    nbytes = location.tensor.nbytes
-    last = extents[-1] if extents else None
-    if last and end % TENSOR_ALIGNMENT == 0 and _follows(last, location):
-        extents[-1] = last._replace(nbytes=last.nbytes + nbytes)
-        return extents, end
-    destination = _start_of_run(location.offset, end)
-    extents.append(Extent(location.partition, location.offset, nbytes, destination))
-    return extents, destination
+def _runs(in_order: Sequence[Location]) -> Iterator[list[Location]]:
+    """Neighbours in a file, each as far from the first of its run as TENSOR_ALIGNMENT allows."""
+    run: list[Location] = []
+    partition, start, end = -1, 0, 0
+    for location in in_order:
+        offset = location.offset
+        if location.partition != partition or offset != end or (offset - start) % TENSOR_ALIGNMENT:
+            if run:
+                yield run
+            run = []
+            partition, start = location.partition, offset
+        run.append(location)
+        end = offset + location.tensor.nbytes
+    if run:
+        yield run
 
 
-def _follows(last: Extent, location: Location) -> bool:
-    return last.partition == location.partition and last.offset + last.nbytes == location.offset
+def _place(run: Sequence[Location], end: int) -> Extent:
+    first, last = run[0], run[-1]
+    nbytes = last.offset + last.tensor.nbytes - first.offset
+    return Extent(first.partition, first.offset, nbytes, _start_of_run(first.offset, nbytes, end))
 
 
-def _start_of_run(offset: int, end: int) -> int:
+def _start_of_run(offset: int, nbytes: int, end: int) -> int:
     if offset % TENSOR_ALIGNMENT:
         return _round_up(end, TENSOR_ALIGNMENT)
     # A block of its own on either side: a direct read writes whole blocks.
-    return _round_up(end, BLOCK_BYTES) + offset % BLOCK_BYTES
+    own = _round_up(end, BLOCK_BYTES)
+    multiple = HUGE_PAGE_BYTES if nbytes >= _LONG_RUN_BYTES else BLOCK_BYTES
+    return own + (offset - own) % multiple
 
 
 def _round_up(value: int, multiple: int) -> int:

@@ -1,5 +1,8 @@
 """Memory of ours as torch tensors."""
 
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -40,14 +43,28 @@ def to_torch(loaded: "Loaded", *, raw: bool) -> "dict[str, torch.Tensor]":
 
     offsets = loaded.plan.offsets
     stored = [loaded.checkpoint.tensors[name].tensor for name in offsets]
-    capsules = loaded.buffer.export_ranges(list(offsets.values()), [tensor.nbytes for tensor in stored])
-    parts = {tensor.name: from_dlpack(capsule) for tensor, capsule in zip(stored, capsules, strict=True)}
     tensors = {}
-    for name in loaded.names:
-        tensor = loaded.checkpoint.locate(name).tensor
-        part = parts[tensor.name]
-        tensors[name] = part.view(-1) if raw else _shaped(part, tensor)
+    with _no_collections():
+        capsules = loaded.buffer.export_ranges(list(offsets.values()), [tensor.nbytes for tensor in stored])
+        parts = {tensor.name: from_dlpack(capsule) for tensor, capsule in zip(stored, capsules, strict=True)}
+        for name in loaded.names:
+            tensor = loaded.checkpoint.locate(name).tensor
+            part = parts[tensor.name]
+            tensors[name] = part.view(-1) if raw else _shaped(part, tensor)
     return tensors
+
+
+@contextmanager
+def _no_collections() -> Iterator[None]:
+    """Thousands of new tensors, none of them garbage, would have the collector look through all of them again and
+    again, which takes longer than making them."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _unpackable(tensor: StoredTensor) -> bool:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from sllm_store.checkpoint import open_checkpoint
 from sllm_store.errors import InvalidArgumentError
-from sllm_store.plan import BLOCK_BYTES, TENSOR_ALIGNMENT, make_plan
+from sllm_store.plan import BLOCK_BYTES, HUGE_PAGE_BYTES, TENSOR_ALIGNMENT, make_plan
 
 
 def checkpoint_of(folder, sizes, padding=0):
@@ -49,6 +49,17 @@ def test_every_tensor_is_aligned_and_alone(tmp_path, sizes, padding, picks):
             and extent.destination + location.offset - extent.offset == plan.offsets[name]
         ]
         assert homes
+
+
+def test_a_long_run_lies_as_in_the_file_modulo_a_huge_page(tmp_path):
+    sizes = [20 << 20, 64, 17 << 20, 4096, 100]
+    checkpoint = checkpoint_of(tmp_path, sizes)
+    plan = make_plan(checkpoint, ["t0", "t2", "t4"])
+    long, other, short = plan.extents
+    assert long.destination % HUGE_PAGE_BYTES == long.offset % HUGE_PAGE_BYTES
+    assert other.destination % HUGE_PAGE_BYTES == other.offset % HUGE_PAGE_BYTES
+    assert short.destination - (other.destination + other.nbytes) < 2 * BLOCK_BYTES
+    assert plan.destination_bytes < (37 << 20) + 2 * HUGE_PAGE_BYTES + 4 * BLOCK_BYTES
 
 
 def test_an_aligned_file_is_one_extent_that_lies_as_in_the_file(tmp_path):
