@@ -18,12 +18,14 @@ other shapes than the first) and prints a table.
 
 import random
 import statistics
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import children
 import click
 import plots
+from ballast import Ballast
 from compared_files import SHAPE_NAMES, Files, find_files, stored_bytes, stored_digests
 from ladder import STEPS
 from measuring import RESULTS, drop_page_cache, make_console, save, summarise
@@ -40,11 +42,13 @@ def measure(files: Files, rounds: int) -> list[list[dict[str, Any]]]:
     digests = stored_digests(files.safetensors)
     warmup = find_files("tiny").as_dict()
     order = random.Random(SEED)
+    ballast = Ballast(stored_bytes(files.safetensors))
     runs: list[list[dict[str, Any]]] = [[] for _ in STEPS]
     for number in range(rounds):
         for step in order.sample(range(len(STEPS)), len(STEPS)):
             arguments = {"step": step, "files": files.as_dict(), "warmup": warmup}
-            run = children.measure("step", arguments, _go_cold)
+            run = children.measure("step", arguments, partial(_go_cold, ballast))
+            ballast.hold()
             if run.get("digests") != digests:
                 raise click.ClickException(f"{STEPS[step].name}: {run.get('error', 'tensors differ')}")
             del run["digests"]
@@ -53,9 +57,10 @@ def measure(files: Files, rounds: int) -> list[list[dict[str, Any]]]:
     return runs
 
 
-def _go_cold() -> None:
+def _go_cold(ballast: Ballast) -> None:
     if not drop_page_cache():
         raise click.ClickException("cannot drop the page cache; run as root")
+    ballast.release()
 
 
 def summarise_steps(runs: list[list[dict[str, Any]]], nbytes: int) -> list[dict[str, Any]]:

@@ -4,9 +4,10 @@
 
 Each load runs in a process of its own, which has imported its loader and loaded a checkpoint of two megabytes with it.
 Then the page cache is put into a state: cold, all of it dropped; or warm, the loader's files in it, which is asked of
-the kernel. Two times are taken from there: until the loader returns, and until it is ready, that is until one pass,
-the same for every loader, has computed the CRC32C of every byte of every tensor. The digests are compared with those
-of an independent reader, so a loader that gives wrong bytes has failed.
+the kernel. And the memory that a load needs is made to be there (ballast.py). Two times are taken from then on: until
+the loader returns, and until it is ready, that is until one pass, the same for every loader, has computed the CRC32C
+of every byte of every tensor. The digests are compared with those of an independent reader, so a loader that gives
+wrong bytes has failed.
 
 Ours run at their defaults. Loaders with a knob for concurrency are swept over three settings first, two rounds each,
 cold and warm apart, and run at their best. Then come the rounds: all loaders in both states, fio's grid on the same
@@ -26,6 +27,7 @@ import click
 import fio
 import plots
 import tables
+from ballast import Ballast
 from compared_files import COMPARED, SHAPE_NAMES, Files, alias_digests, find_files, stored_bytes, stored_digests
 from loaders import LOADERS, Loader, loaders_for
 from measuring import RESULTS, make_console, save
@@ -49,6 +51,7 @@ class Comparison:
         self.loaders = loaders
         self.states = states
         self.with_fio = with_fio
+        self._ballast = Ballast(stored_bytes(files.safetensors))
         self._reference = Reference(stored, alias_digests(files, stored), stored_bytes(files.safetensors))
         self._order = random.Random(SEED)
         self._start = time.perf_counter()
@@ -90,6 +93,7 @@ class Comparison:
             "seed": SEED,
             "cold": "the page cache was dropped before each load",
             "warm": "the loader's files were in the page cache before each load",
+            "memory": "as much as a load takes was touched before it, and free",
             "crc32c": _core.crc32c_implementation(),
             "rates": summarise_rates(self.rounds.rates),
             "fio": summarise_drive(self.rounds.drive),
@@ -103,7 +107,7 @@ class Comparison:
 
     def _fresh_rounds(self) -> Rounds:
         warmup = find_files("tiny")
-        return Rounds(self.files, warmup, self._reference, self._say)
+        return Rounds(self.files, warmup, self._reference, self._say, self._ballast)
 
     def _run(self, tasks: list[Any], rounds: int, what: str) -> None:
         for number in range(rounds):

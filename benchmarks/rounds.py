@@ -9,6 +9,7 @@ from typing import Any
 import children
 import click
 import fio
+from ballast import Ballast
 from compared_files import Files, make_format
 from loaders import Loader
 from measuring import drop_page_cache, forget, resident_share, warm_page_cache
@@ -48,6 +49,7 @@ class Rounds:
     warmup: Files
     reference: Reference
     say: Say
+    ballast: Ballast
     loads: dict[tuple[str, str, int | None], list[Run]] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     drive: dict[fio.Way, list[Run]] = field(default_factory=dict)
@@ -72,7 +74,7 @@ class Rounds:
             "warmup": self.warmup.as_dict(),
             "setting": setting,
         }
-        run = children.measure("load", arguments, lambda: self._set_state(loader, state))
+        run = self._measure("load", arguments, lambda: self._set_state(loader, state))
         if "error" not in run and (fault := self.reference.fault_of(run["digests"])):
             run = {"error": fault}
         if "error" in run:
@@ -90,12 +92,24 @@ class Rounds:
 
     def measure_rates(self, nbytes: int) -> None:
         """One measurement of memory, on so much of it."""
-        run = children.measure("rates", {"nbytes": nbytes}, lambda: None)
+        run = self._measure("rates", {"nbytes": nbytes}, lambda: None)
         if "error" in run:
             raise click.ClickException(f"cannot measure memory: {run['error']}")
         self.rates.append(run)
         rates = {name: run["nbytes"] / run[f"{name}_s"] / 1e9 for name in ("first_touch", "memcpy", "crc32c")}
         self.say("memory: " + ", ".join(f"{name} {rate:.1f} GB/s" for name, rate in rates.items()))
+
+    def _measure(self, job: str, arguments: dict[str, Any], set_state: Callable[[], None]) -> Run:
+        """A child's job, with the memory for it there."""
+
+        def before_go() -> None:
+            set_state()
+            self.ballast.release()
+
+        try:
+            return children.measure(job, arguments, before_go)
+        finally:
+            self.ballast.hold()
 
     def _keep(self, loader: Loader, state: str, setting: int | None, run: Run) -> None:
         above = run["peak_bytes"] - run["resident_before_bytes"] + run["held_bytes"] - self.reference.nbytes
