@@ -37,7 +37,9 @@ def test_fog_is_found_in_both_languages_and_in_file_names(tmp_path: Path) -> Non
     (tmp_path / "python").mkdir()
     (tmp_path / "csrc").mkdir()
     (tmp_path / "python/utils.py").write_text("def f(info): ...\n")
-    (tmp_path / "csrc/a.cpp").write_text("// a helper\nint helper = 1;  // helper\npy::buffer_info ours(sllm::info);\n")
+    (tmp_path / "csrc/a.cpp").write_text(
+        "// a helper\nint helper = 1;  // helper\npy::buffer_info ours(sllm::info);\ncuMemGetInfo_v2();\n"
+    )
     assert naming.complaints(tmp_path) == [
         "python/utils.py:1: utils has the word utils, which says nothing",
         "python/utils.py:1: info has the word info, which says nothing",

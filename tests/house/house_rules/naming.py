@@ -14,7 +14,8 @@ FORBIDDEN_FIRST = frozenset(["do", "new"])
 _OF_A_PROCESS = frozenset(["cpu", "exit", "group", "id", "memory", "pool", "tree"])
 
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
-# Another namespace's names are not ours to choose.
+# Another namespace's names are not ours to choose, nor are the CUDA driver's symbols.
+_FOREIGN = re.compile(r"cu[A-Z]\w*")
 _CPP_NAME = re.compile(r"(?P<qualifier>\w+\s*::\s*)?\b(?P<name>[A-Za-z_]\w*)\b(?P<call>\s*\()?")
 
 
@@ -67,5 +68,7 @@ def _python_names(tree: ast.Module) -> Iterator[tuple[int, str, bool]]:
 def _cpp_names(text: str) -> Iterator[tuple[int, str, bool]]:
     code = without_comments_and_strings(re.sub(r"^\s*#\s*include[^\n]*", "", text, flags=re.MULTILINE))
     for match in _CPP_NAME.finditer(code):
+        if _FOREIGN.fullmatch(match["name"]):
+            continue
         if not match["qualifier"] or match["qualifier"].startswith("sllm"):
             yield code.count("\n", 0, match.start("name")) + 1, match["name"], match["call"] is not None
