@@ -1,5 +1,5 @@
 # One verb a line; the logic is in tools/. PYTHON= names the interpreter, TORCH= a requirement or a wheel.
-.PHONY: help setup demo test test-slow test-torch-old sanitize lint format wheels bench clean
+.PHONY: help setup demo test test-slow test-torch-old cuda-sim sanitize lint format wheels bench clean
 export PYTHON TORCH
 
 help: ## list these verbs
@@ -14,6 +14,8 @@ test-slow: setup ## the tests that take minutes
 	@.venv/bin/python -m pytest -m slow
 test-torch-old: ## the loading tests with the oldest torch that is supported, in a venv of its own
 	@tools/test_torch_old.sh
+cuda-sim: setup ## build the simulated CUDA driver and print its path last, for SLLM_CUDA_DRIVER
+	@tools/cuda_sim.sh
 sanitize: setup ## the C++ tests under address, undefined-behaviour and thread sanitizers
 	@tools/sanitize.sh
 lint: setup ## ruff, mypy and clang-format, changing nothing
