@@ -14,6 +14,7 @@ class CudaDevice final : public Device {
 
   DeviceKind kind() const override { return DeviceKind::kCuda; }
   std::string name() const override { return context_->name(); }
+  int ordinal() const override { return context_->device(); }
   std::string model() const override { return model_; }
   Uuid uuid() const override { return uuid_; }
   MemoryState memory() const override;

@@ -125,6 +125,8 @@ class Device {
   virtual DeviceKind kind() const = 0;
   // "cpu", "cuda:1".
   virtual std::string name() const = 0;
+  // The number that this process's driver gives it; 0 for the host.
+  virtual int ordinal() const = 0;
   // "NVIDIA H100 80GB HBM3".
   virtual std::string model() const = 0;
   // All zeros for the host. A MIG instance has its own.

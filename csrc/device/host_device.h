@@ -10,6 +10,7 @@ class HostDevice final : public Device {
  public:
   DeviceKind kind() const override { return DeviceKind::kHost; }
   std::string name() const override { return "cpu"; }
+  int ordinal() const override { return 0; }
   std::string model() const override { return "host memory"; }
   Uuid uuid() const override { return {}; }
   MemoryState memory() const override;

@@ -1,10 +1,10 @@
 #include "load/checker.h"
 
 #include <algorithm>
-#include <cstring>
 #include <span>
 #include <string>
 #include <system_error>
+#include <utility>
 
 #include "base/clock.h"
 #include "base/crc32c.h"
@@ -13,7 +13,7 @@
 
 namespace sllm {
 
-Checker::Checker(const Work& work, unsigned threads) : work_(work) {
+Checker::Checker(const Work& work, Landing& landing, unsigned threads) : work_(work), landing_(landing) {
   try {
     for (unsigned i = 0; i < threads; ++i) threads_.emplace_back([this] { run(); });
   } catch (const std::system_error& error) {
@@ -104,13 +104,13 @@ void Checker::run() {
   }
 }
 
-Checker::Tally Checker::finish(const FinishedRead& finished) const {
+Checker::Tally Checker::finish(FinishedRead& finished) const {
   Tally tally;
   const PlannedRead& read = *finished.read;
   const bool is_verified = !work_.plan.files[read.file].span_crcs.empty();
   for (std::uint64_t at = 0; at < read.bytes; at += kSpanBytes) {
     const std::uint64_t bytes = std::min(kSpanBytes, read.bytes - at);
-    if (finished.fetch != Fetch::kRead) {
+    if (finished.fetch == Fetch::kCopied || finished.fetch == Fetch::kMapped) {
       const Stopwatch watch;
       fetch_span(finished, at, bytes);
       tally.fetch_s += watch.elapsed_s();
@@ -123,7 +123,7 @@ Checker::Tally Checker::finish(const FinishedRead& finished) const {
   }
   if (read.pieces > 0) {
     const Stopwatch watch;
-    copy(finished);
+    land(finished);
     tally.copy_s = watch.elapsed_s();
   }
   return tally;
@@ -156,11 +156,10 @@ void Checker::verify_span(const FinishedRead& finished, std::uint64_t at, std::u
   tally.bad_spans.push_back({finished.read->file, begin / kSpanBytes});
 }
 
-void Checker::copy(const FinishedRead& finished) const {
+void Checker::land(FinishedRead& finished) const {
   const PlannedRead& read = *finished.read;
-  for (const Piece& piece : std::span(work_.schedule.pieces).subspan(read.first_piece, read.pieces)) {
-    std::memcpy(work_.destination + piece.destination, finished.bytes + piece.from, piece.bytes);
-  }
+  const auto pieces = std::span(work_.schedule.pieces).subspan(read.first_piece, read.pieces);
+  landing_.land(pieces, finished.bytes, std::move(finished.slot));
 }
 
 }  // namespace sllm

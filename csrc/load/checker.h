@@ -7,9 +7,11 @@
 #include <deque>
 #include <exception>
 #include <mutex>
+#include <span>
 #include <thread>
 #include <vector>
 
+#include "load/landing.h"
 #include "load/plan.h"
 #include "load/report.h"
 #include "load/schedule.h"
@@ -19,10 +21,10 @@
 namespace sllm {
 
 // How a read's bytes come to its memory.
-enum class Fetch { kRead, kCopied, kMapped };
+enum class Fetch { kRead, kCopied, kMapped, kResident };
 
-// A read whose bytes are in its memory, or in the page cache, and what is left to do with it. A staged one
-// owns its slot.
+// A read whose bytes are in memory, or in the page cache, and what is left to do with it. A staged one owns
+// its slot.
 struct FinishedRead {
   const PlannedRead* read = nullptr;
   std::byte* bytes = nullptr;
@@ -33,23 +35,24 @@ struct FinishedRead {
 
 enum class OnCorrupt { kFail, kCollect };
 
-// Verifies and copies what was read, in threads of its own, while the next reads run. What the page cache has
-// is brought in here too, a span at a time, so that its CRC finds it in the processor's cache.
+// Verifies what was read and hands it to its landing, in threads of its own, while the next reads run. What
+// the page cache has is brought in here too, a span at a time, so that its CRC finds it in the processor's
+// cache.
 //
 // With kFail the first span whose CRC differs is an Error `corrupt` that names file and byte range; with
-// kCollect all of them are listed. Plan, schedule and destination outlive the checker; push() and the waits
-// are called by one thread. The destructor drops what waits, finishes what runs, and joins.
+// kCollect all of them are listed. Plan, schedule, targets and landing outlive the checker; push() and the
+// waits are called by one thread. The destructor drops what waits, finishes what runs, and joins.
 class Checker {
  public:
   struct Work {
     const LoadPlan& plan;
     const Schedule& schedule;
-    std::byte* destination;
+    std::span<const Target> targets;
     OnCorrupt on_corrupt;
-    Populator* fresh;  // faults in what is copied; null where the destination has been touched
+    Populator* fresh;  // faults in what is copied in place; null where that has been touched
   };
 
-  Checker(const Work& work, unsigned threads);
+  Checker(const Work& work, Landing& landing, unsigned threads);
   ~Checker();
 
   void push(FinishedRead finished);
@@ -76,12 +79,13 @@ class Checker {
 
   void run();
   void stop();
-  Tally finish(const FinishedRead& finished) const;
+  Tally finish(FinishedRead& finished) const;
   void fetch_span(const FinishedRead& finished, std::uint64_t at, std::uint64_t bytes) const;
   void verify_span(const FinishedRead& finished, std::uint64_t at, std::uint64_t bytes, Tally& tally) const;
-  void copy(const FinishedRead& finished) const;
+  void land(FinishedRead& finished) const;
 
   Work work_;
+  Landing& landing_;
   mutable std::mutex mutex_;
   std::condition_variable pushed_;
   std::condition_variable idle_;

@@ -16,6 +16,10 @@ struct LoadReport {
   std::uint64_t bytes_verified = 0;
   std::uint64_t bytes_registered = 0;  // memory that the read queue's kernel side held on to
   std::uint64_t bytes_huge = 0;        // of fresh memory, faulted in with huge pages asked for
+  std::uint64_t bytes_resident = 0;    // of bytes_read, taken from memory that had them
+  std::uint64_t bytes_to_devices = 0;
+  std::uint64_t bytes_staging = 0;  // memory between drive and target
+  std::uint64_t bytes_pinned = 0;   // of it, pinned for the devices
   std::uint64_t reads = 0;
   std::uint64_t repeats = 0;       // reads that were short or interrupted
   std::uint64_t deepest = 0;       // the most extents that were in flight
@@ -23,6 +27,7 @@ struct LoadReport {
   std::uint64_t buffered_files = 0;
   std::uint64_t check_threads = 0;
   std::uint64_t prefault_threads = 0;
+  std::uint64_t devices = 0;
   std::string queue = "none";  // what read from the drive, if anything did
   double total_s = 0;
   double read_wait_s = 0;   // nothing to do but to wait for the drive
@@ -32,7 +37,9 @@ struct LoadReport {
   double verify_s = 0;
   double copy_s = 0;
   double prefault_s = 0;
-  double cpu_s = 0;  // of the whole process while the load ran
+  double device_s = 0;       // copies to devices were under way
+  double device_wait_s = 0;  // everything else was done, and they were not
+  double cpu_s = 0;          // of the whole process while the load ran
 };
 
 // A span whose bytes are not those that the manifest proves.

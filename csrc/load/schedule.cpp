@@ -1,36 +1,90 @@
 #include "load/schedule.h"
 
 #include <algorithm>
-#include <span>
+#include <iterator>
 #include <utility>
 
 #include "base/size.h"
+#include "load/cutting.h"
 
 namespace sllm {
 namespace {
+
+std::uint64_t end_of(const Extent& extent) { return extent.offset + extent.bytes; }
+
+// Extents of one file, and those of them that reach into a window that moves on. They are sorted, and may
+// overlap.
+class Sweep {
+ public:
+  explicit Sweep(std::span<const Extent> extents) : extents_(extents) {}
+
+  // Those that overlap the bytes from `begin` up to `end`; neither may lie before the last call's.
+  const std::vector<const Extent*>& move_to(std::uint64_t begin, std::uint64_t end) {
+    std::erase_if(active_, [begin](const Extent* extent) { return end_of(*extent) <= begin; });
+    for (; next_ < extents_.size() && extents_[next_].offset < end; ++next_) {
+      if (end_of(extents_[next_]) > begin) active_.push_back(&extents_[next_]);
+    }
+    return active_;
+  }
+
+  // Where the next byte at or behind `begin` is wanted; nothing where none is.
+  bool find_next(std::uint64_t begin, std::uint64_t& found) const {
+    for (const Extent* extent : active_) {
+      if (end_of(*extent) > begin) return found = begin, true;
+    }
+    if (next_ == extents_.size()) return false;
+    found = std::max(begin, extents_[next_].offset);
+    return true;
+  }
+
+ private:
+  std::span<const Extent> extents_;
+  std::size_t next_ = 0;
+  std::vector<const Extent*> active_;
+};
 
 // The bytes of one span that are read, and the extents that want some of them.
 struct Cell {
   std::uint64_t begin = 0;
   std::uint64_t end = 0;
-  std::span<const Extent> extents;
+  const std::vector<const Extent*>& extents;
 };
+
+// Calls `visit` with each span of the file that the extents touch, in order.
+template <typename Visit>
+void for_each_cell(const PlannedFile& file, std::span<const Extent> extents, Visit visit) {
+  Sweep sweep(extents);
+  std::uint64_t wanted = 0;
+  for (std::uint64_t begin = 0; sweep.find_next(begin, wanted);) {
+    begin = align_down(wanted, kSpanBytes);
+    const std::uint64_t end = std::min(begin + kSpanBytes, file.identity.bytes);
+    const auto& active = sweep.move_to(begin, end);
+    Cell cell{begin, end, active};
+    if (file.span_crcs.empty()) {
+      std::uint64_t first = end;
+      std::uint64_t last = begin;
+      for (const Extent* extent : active) {
+        first = std::min(first, std::max(begin, extent->offset));
+        last = std::max(last, std::min(end, end_of(*extent)));
+      }
+      cell.begin = align_down(first, kBlockBytes);
+      cell.end = std::min(end, align_up(last, kBlockBytes));
+    }
+    visit(cell);
+    begin = end;
+  }
+}
 
 class Builder {
  public:
-  Builder(const LoadPlan& plan, std::uint64_t most_bytes) : plan_(plan), most_bytes_(most_bytes) {}
+  Builder(const LoadPlan& plan, std::span<const Target> targets, std::uint64_t most_bytes)
+      : plan_(plan), targets_(targets), most_bytes_(most_bytes) {}
 
-  void add(std::uint64_t file, const Cell& cell) {
-    const bool in_place = can_land(cell);
-    if (!continues(file, cell, in_place)) {
-      PlannedRead read{
-          .file = file, .offset = cell.begin, .in_place = in_place, .first_piece = schedule_.pieces.size()};
-      if (in_place) read.destination = destination_of(cell);
-      schedule_.reads.push_back(read);
-    }
-    PlannedRead& read = schedule_.reads.back();
-    if (!in_place) add_pieces(read, cell);
-    read.bytes += cell.end - cell.begin;
+  void add_file(std::uint64_t file, std::span<const Extent> extents) {
+    const std::size_t first = schedule_.reads.size();
+    for_each_cell(plan_.files[file], extents, [&](const Cell& cell) { add(file, cell); });
+    Sweep sweep(extents);
+    for (PlannedRead& read : std::span(schedule_.reads).subspan(first)) add_pieces(read, sweep);
   }
 
   Schedule finish() {
@@ -39,47 +93,53 @@ class Builder {
   }
 
  private:
+  void add(std::uint64_t file, const Cell& cell) {
+    const bool in_place = can_land(cell);
+    if (!continues(file, cell, in_place)) {
+      PlannedRead read{.file = file, .offset = cell.begin, .in_place = in_place};
+      if (in_place) {
+        read.target = cell.extents.front()->target;
+        read.destination = destination_of(cell);
+      }
+      schedule_.reads.push_back(read);
+    }
+    schedule_.reads.back().bytes += cell.end - cell.begin;
+  }
+
   static std::uint64_t destination_of(const Cell& cell) {
-    const Extent& extent = cell.extents.front();
+    const Extent& extent = *cell.extents.front();
     return extent.destination + (cell.begin - extent.offset);
   }
 
   bool can_land(const Cell& cell) const {
     if (cell.extents.size() != 1) return false;
-    const Extent& extent = cell.extents.front();
-    if (extent.offset > cell.begin || extent.offset + extent.bytes < cell.end) return false;
+    const Extent& extent = *cell.extents.front();
+    const Target& target = targets_[extent.target];
+    if (!target.is_host() || !target.is_exclusive || extent.is_rows()) return false;
+    if (extent.offset > cell.begin || end_of(extent) < cell.end) return false;
     const std::uint64_t destination = destination_of(cell);
-    return destination % kBlockBytes == cell.begin % kBlockBytes &&
+    return (target.start + destination) % kBlockBytes == cell.begin % kBlockBytes &&
            align_up(destination + (cell.end - cell.begin), kBlockBytes) <=
-               align_up(plan_.destination_bytes, kBlockBytes);
+               align_up(target.bytes, kBlockBytes);
   }
 
   bool continues(std::uint64_t file, const Cell& cell, bool in_place) const {
     if (schedule_.reads.empty()) return false;
     const PlannedRead& last = schedule_.reads.back();
-    return last.file == file && last.offset + last.bytes == cell.begin && last.in_place == in_place &&
-           last.bytes + (cell.end - cell.begin) <= most_bytes_ &&
-           (!in_place || last.destination + last.bytes == destination_of(cell));
+    if (last.file != file || last.offset + last.bytes != cell.begin || last.in_place != in_place)
+      return false;
+    if (last.bytes + (cell.end - cell.begin) > most_bytes_) return false;
+    return !in_place || (last.target == cell.extents.front()->target &&
+                         last.destination + last.bytes == destination_of(cell));
   }
 
-  void add_pieces(PlannedRead& read, const Cell& cell) {
-    for (const Extent& extent : cell.extents) {
-      const std::uint64_t begin = std::max(cell.begin, extent.offset);
-      const std::uint64_t end = std::min(cell.end, extent.offset + extent.bytes);
-      add_piece(read, {begin - read.offset, end - begin, extent.destination + (begin - extent.offset)});
-    }
-  }
-
-  void add_piece(PlannedRead& read, const Piece& piece) {
-    if (read.pieces > 0) {
-      Piece& last = schedule_.pieces.back();
-      if (last.from + last.bytes == piece.from && last.destination + last.bytes == piece.destination) {
-        last.bytes += piece.bytes;
-        return;
-      }
-    }
-    schedule_.pieces.push_back(piece);
-    ++read.pieces;
+  void add_pieces(PlannedRead& read, Sweep& sweep) {
+    const std::uint64_t end = read.offset + read.bytes;
+    const auto& active = sweep.move_to(read.offset, end);
+    read.first_piece = schedule_.pieces.size();
+    if (read.in_place) return;
+    for (const Extent* extent : active) cut_extent(*extent, read.offset, end, schedule_.pieces);
+    read.pieces = schedule_.pieces.size() - read.first_piece;
   }
 
   // Sorts the reads by the share of their file that lies in front of them.
@@ -101,32 +161,10 @@ class Builder {
   }
 
   const LoadPlan& plan_;
+  std::span<const Target> targets_;
   std::uint64_t most_bytes_;
   Schedule schedule_;
 };
-
-// Calls `visit` with each span of the file that the extents touch, in order.
-template <typename Visit>
-void for_each_cell(const PlannedFile& file, std::span<const Extent> extents, Visit visit) {
-  std::size_t first = 0;
-  std::uint64_t begin = 0;
-  while (first < extents.size()) {
-    begin = std::max(begin, align_down(extents[first].offset, kSpanBytes));
-    const std::uint64_t end = std::min(begin + kSpanBytes, file.identity.bytes);
-    std::size_t last = first;
-    while (last < extents.size() && extents[last].offset < end) ++last;
-    Cell cell{begin, end, extents.subspan(first, last - first)};
-    const std::uint64_t wanted_end = cell.extents.back().offset + cell.extents.back().bytes;
-    if (file.span_crcs.empty()) {
-      cell.begin = std::max(begin, align_down(cell.extents.front().offset, kBlockBytes));
-      cell.end = std::min(end, align_up(wanted_end, kBlockBytes));
-    }
-    visit(cell);
-    // An extent that goes on is the first of the next span too.
-    first = wanted_end > end ? last - 1 : last;
-    begin = end;
-  }
-}
 
 std::vector<Extent> without_empty(const std::vector<Extent>& extents) {
   std::vector<Extent> kept;
@@ -137,13 +175,13 @@ std::vector<Extent> without_empty(const std::vector<Extent>& extents) {
 
 }  // namespace
 
-Schedule make_schedule(const LoadPlan& plan, std::uint64_t most_bytes) {
+Schedule make_schedule(const LoadPlan& plan, std::span<const Target> targets, std::uint64_t most_bytes) {
   const std::vector<Extent> extents = without_empty(plan.extents);
-  Builder builder(plan, most_bytes);
+  Builder builder(plan, targets, most_bytes);
   for (auto first = extents.begin(); first != extents.end();) {
     const std::uint64_t file = first->file;
     const auto last = std::find_if(first, extents.end(), [file](const Extent& e) { return e.file != file; });
-    for_each_cell(plan.files[file], {first, last}, [&](const Cell& cell) { builder.add(file, cell); });
+    builder.add_file(file, {first, last});
     first = last;
   }
   return builder.finish();

@@ -20,7 +20,7 @@ enum class CacheUse {
 };
 
 // The files of a plan, open and in the state that the plan was made from, and where each read's bytes come
-// from. Immutable once made.
+// from. A resident file is not opened. Immutable once made.
 class Sources {
  public:
   struct Wish {
@@ -31,8 +31,9 @@ class Sources {
   // Throws not_found, forbidden, io, and corrupt for a file in another state.
   Sources(const LoadPlan& plan, const Schedule& schedule, const Wish& wish);
 
-  const std::vector<File>& files() const { return files_; }
-  const File& file(std::uint64_t number) const { return files_[number]; }
+  const File& file(std::uint64_t number) const { return *files_[number]; }
+  // How many of the open files are read so.
+  std::size_t count(FileAccess access) const;
   // The file opened through the page cache; only of one that has kCopied reads.
   const File& cached(std::uint64_t number) const { return *cached_[number]; }
   Fetch fetch_of(std::size_t read) const { return fetches_[read]; }
@@ -47,7 +48,7 @@ class Sources {
  private:
   Fetch choose(const PlannedRead& read, CacheUse cache) const;
 
-  std::vector<File> files_;
+  std::vector<std::optional<File>> files_;
   std::vector<bool> is_mappable_;
   std::vector<std::optional<File>> cached_;
   std::vector<bool> is_read_;

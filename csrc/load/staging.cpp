@@ -7,6 +7,9 @@
 namespace sllm {
 namespace {
 
+// One to read into while the other is copied out of.
+constexpr std::size_t kFewestSlots = 2;
+
 std::uint64_t total_bytes(std::size_t slots, std::uint64_t slot_bytes) {
   std::uint64_t bytes = 0;
   if (__builtin_mul_overflow(slots, slot_bytes, &bytes))
@@ -16,12 +19,15 @@ std::uint64_t total_bytes(std::size_t slots, std::uint64_t slot_bytes) {
 
 }  // namespace
 
-StagingPool::StagingPool(std::size_t slots, std::uint64_t slot_bytes)
+StagingPool::StagingPool(std::size_t slots, std::uint64_t slot_bytes, Device* pinned_for)
     : slots_(slots),
       slot_bytes_(slot_bytes),
+      pinned_for_(pinned_for),
       memory_(HostBuffer::allocate(total_bytes(slots, slot_bytes))),
-      populator_(memory_->bytes()) {
+      populator_(memory_->bytes()),
+      is_pinning_(pinned_for != nullptr) {
   free_.reserve(slots);
+  pins_.reserve(slots);
 }
 
 StagingPool::Slot::Slot(Slot&& other) noexcept
@@ -48,7 +54,7 @@ void StagingPool::Slot::give_back() {
 }
 
 StagingPool::Slot StagingPool::try_acquire() {
-  std::byte* fresh = nullptr;
+  std::size_t fresh = 0;
   {
     const std::lock_guard lock(mutex_);
     if (!free_.empty()) {
@@ -57,10 +63,40 @@ StagingPool::Slot StagingPool::try_acquire() {
       return {this, start};
     }
     if (used_once_ == slots_) return {};
-    fresh = start_of(used_once_++);
+    fresh = used_once_++;
   }
-  populator_.populate({fresh, slot_bytes_});
-  return {this, fresh};
+  if (!make(fresh)) return {};
+  return {this, start_of(fresh)};
+}
+
+// False where the slot cannot be pinned and there are enough others.
+bool StagingPool::make(std::size_t slot) {
+  const std::span<std::byte> memory(start_of(slot), slot_bytes_);
+  populator_.populate(memory);
+  if (!is_pinning_) return true;
+  try {
+    auto pin = pinned_for_->register_host(memory);
+    const std::lock_guard lock(mutex_);
+    pins_.push_back(std::move(pin));
+    return true;
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kExhausted && error.code() != ErrorCode::kUnsupported) throw;
+  }
+  const std::lock_guard lock(mutex_);
+  is_pinning_ = false;
+  if (slot < kFewestSlots) return true;
+  slots_ = used_once_ = slot;
+  return false;
+}
+
+std::uint64_t StagingPool::pinned_bytes() const {
+  const std::lock_guard lock(mutex_);
+  return pins_.size() * slot_bytes_;
+}
+
+std::uint64_t StagingPool::used_bytes() const {
+  const std::lock_guard lock(mutex_);
+  return used_once_ * slot_bytes_;
 }
 
 void StagingPool::wait_for_slot(std::chrono::milliseconds patience) {

@@ -35,13 +35,14 @@ std::vector<std::uint32_t> crcs_of(std::span<const std::byte> bytes) {
 class PipelineTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    plan_.files.push_back({.path = on_disk_.path(), .identity = identity(), .span_crcs = crcs_of(bytes_)});
+    plan_.files.push_back(
+        {.path = on_disk_.path(), .identity = identity(), .span_crcs = crcs_of(bytes_), .resident = {}});
     // As a converted file lies: a large aligned run, and small tensors apart, behind it.
-    plan_.extents.push_back({0, kBlockBytes, kLarge, kBlockBytes});
+    plan_.extents.push_back({0, kBlockBytes, kLarge, 0, kBlockBytes});
     const std::uint64_t behind = kBlockBytes + kLarge;
-    plan_.extents.push_back({0, behind, 100, align_up(behind, kBlockBytes) + kBlockBytes});
-    plan_.extents.push_back({0, behind + 100, 37, align_up(behind, kBlockBytes) + kBlockBytes + 128});
-    plan_.destination_bytes = align_up(behind, kBlockBytes) + kBlockBytes + 128 + 37;
+    plan_.extents.push_back({0, behind, 100, 0, align_up(behind, kBlockBytes) + kBlockBytes});
+    plan_.extents.push_back({0, behind + 100, 37, 0, align_up(behind, kBlockBytes) + kBlockBytes + 128});
+    plan_.target_bytes = {align_up(behind, kBlockBytes) + kBlockBytes + 128 + 37};
     options_.extent_bytes = kMiB;
     options_.depth = 4;
   }
@@ -49,8 +50,13 @@ class PipelineTest : public ::testing::Test {
   FileIdentity identity() const { return File::open(on_disk_.path(), FileAccess::kBuffered).identity(); }
 
   LoadReport run(const Interrupt& interrupt = never) {
-    destination_ = HostBuffer::allocate(plan_.destination_bytes);
-    return load(plan_, destination_->bytes(), options_, interrupt);
+    destination_ = HostBuffer::allocate(plan_.target_bytes[0]);
+    return load_again(interrupt);
+  }
+
+  LoadReport load_again(const Interrupt& interrupt = never) {
+    const Target target = Target::in_host(destination_->bytes());
+    return load(plan_, {&target, 1}, options_, interrupt);
   }
 
   void expect_delivered() {
@@ -70,7 +76,7 @@ class PipelineTest : public ::testing::Test {
   // As a plain file lies: nothing is aligned, so every read is staged.
   void lay_apart() {
     for (Extent& extent : plan_.extents) extent.destination += 64;
-    plan_.destination_bytes += 64;
+    plan_.target_bytes[0] += 64;
   }
 
   // Runs a load that must fail so, and checks that it leaves nothing behind.
@@ -167,7 +173,7 @@ TEST_F(PipelineTest, FillsABufferAgainWithoutFaultingItIn) {
   options_.is_fresh = false;
   for (const CacheUse cache : {CacheUse::kNone, CacheUse::kCopy}) {
     options_.cache = cache;
-    const LoadReport report = load(plan_, destination_->bytes(), options_, never);
+    const LoadReport report = load_again();
     expect_delivered();
     EXPECT_EQ(report.prefault_s, 0);
   }

@@ -37,6 +37,11 @@ TEST(PageChoice, TakesSmallPagesWhereMemoryIsFragmented) {
   EXPECT_LE(kFragmented.huge_of(choice, 1000), 10);
 }
 
+TEST(PageChoice, TakesHugePagesEvenWhereTheyComeALittleSlower) {
+  PageChoice choice;
+  EXPECT_GE((Machine{.small_s_per_mib = 1e-3, .huge_s_per_mib = 1.5e-3}.huge_of(choice, 1000)), 980);
+}
+
 TEST(PageChoice, NoticesWhenMemoryBecomesFragmentedOrWholeAgain) {
   PageChoice choice;
   kWhole.huge_of(choice, 100);
