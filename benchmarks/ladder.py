@@ -51,21 +51,21 @@ class _Work:
         plans = [self.plan] if self.step.is_bulk else self._plans_by_tensor()
         for plan in plans:
             native = native_plan(self.checkpoint, plan, verify=self.step.is_overlapped)
-            _core.load(native, buffer, self._options(), _core.StopFlag(), is_main_thread())
+            _core.load(native, [buffer], self._options(), _core.StopFlag(), is_main_thread())
 
     def digests(self, buffer: _core.HostBuffer) -> dict[str, int]:
         """A pass over every tensor's bytes."""
         view = memoryview(buffer)
-        sizes = {name: self.checkpoint.tensors[name].tensor.nbytes for name in self.plan.offsets}
-        return {name: _core.crc32c(view[at : at + sizes[name]]) for name, at in self.plan.offsets.items()}
+        sizes = {name: self.checkpoint.tensors[name].tensor.nbytes for name in self.plan.places}
+        return {name: _core.crc32c(view[at : at + sizes[name]]) for name, (_, at) in self.plan.places.items()}
 
     def _plans_by_tensor(self) -> list[LoadPlan]:
         """A plan a tensor, in the places that the whole plan gives them."""
         plans = []
-        for name, offset in self.plan.offsets.items():
+        for name, place in self.plan.places.items():
             part = make_plan(self.checkpoint, [name])
             (extent,) = part.extents
-            plans.append(self.plan._replace(extents=(extent._replace(destination=offset),)))
+            plans.append(self.plan._replace(extents=(extent._replace(destination=place.offset),)))
         return plans
 
     def _options(self) -> _core.LoadOptions:
@@ -96,10 +96,10 @@ def _work(files: Files, step: Step) -> _Work:
 
 def _buffer(work: _Work) -> _core.HostBuffer:
     """Fresh memory, or memory that a load has filled before."""
-    buffer = _core.HostBuffer(work.plan.destination_bytes)
+    buffer = _core.HostBuffer(work.plan.target_bytes[0])
     if work.step.is_reused:
         native = native_plan(work.checkpoint, work.plan, verify=False)
-        _core.load(native, buffer, _core.LoadOptions(), _core.StopFlag(), is_main_thread())
+        _core.load(native, [buffer], _core.LoadOptions(), _core.StopFlag(), is_main_thread())
     return buffer
 
 

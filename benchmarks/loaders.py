@@ -73,7 +73,7 @@ def _filled_buffer(files: Files) -> Any:
     from sllm_store.plan import make_plan
 
     checkpoint = open_checkpoint(files.folder)
-    buffer = HostBuffer(make_plan(checkpoint, checkpoint.names()).destination_bytes)
+    buffer = HostBuffer(make_plan(checkpoint, checkpoint.names()).target_bytes[0])
     load_tensors(files.folder, memory=buffer)
     return buffer
 

@@ -50,7 +50,7 @@ class Loads:
         plan = make_plan(checkpoint, checkpoint.names())
         self.nbytes = checkpoint.nbytes
         self._plan = native_plan(checkpoint, plan, verify=True)
-        self._buffer = _core.HostBuffer(plan.destination_bytes)
+        self._buffer = _core.HostBuffer(plan.target_bytes[0])
         self.run(GRID[0])
 
     def run(self, way: Way) -> dict[str, Any]:
@@ -58,7 +58,7 @@ class Loads:
         if not drop_page_cache():
             raise click.ClickException("cannot drop the page cache; run as root")
         options = _core.LoadOptions(queue=_KINDS[way.queue], depth=way.depth, extent_bytes=way.extent_mib << 20)
-        return _core.load(self._plan, self._buffer, options, _core.StopFlag(), is_main_thread())
+        return _core.load(self._plan, [self._buffer], options, _core.StopFlag(), is_main_thread())
 
 
 @click.command()

@@ -12,6 +12,7 @@
 
 #include "base/error.h"
 #include "bindings/bindings.h"
+#include "bindings/memory.h"
 #include "load/pipeline.h"
 #include "memory/host_buffer.h"
 
@@ -53,6 +54,7 @@ class Interruption {
   std::chrono::steady_clock::time_point next_ = std::chrono::steady_clock::now() + kSignalPeriod;
 };
 
+// (path, identity, span CRCs) and, where the file is in host memory, the buffer that has it.
 PlannedFile planned_file(const py::tuple& file) {
   const auto [device, inode, bytes, modified_ns] =
       file[1].cast<std::tuple<std::uint64_t, std::uint64_t, std::uint64_t, std::int64_t>>();
@@ -60,44 +62,65 @@ PlannedFile planned_file(const py::tuple& file) {
       .path = file[0].cast<std::string>(),
       .identity = {device, inode, bytes, modified_ns},
       .span_crcs = file[2].cast<std::vector<std::uint32_t>>(),
+      .resident = file.size() > 3 ? file[3].cast<HostBuffer&>().bytes() : std::span<std::byte>(),
   };
 }
 
-LoadPlan make_plan(const py::sequence& files, const std::vector<std::array<std::uint64_t, 4>>& extents,
-                   std::uint64_t destination_bytes) {
+// As Extent has them: file, offset, bytes, target, destination, row_bytes, from_pitch, to_pitch.
+using ExtentFields = std::array<std::uint64_t, 8>;
+
+Extent extent_of(const ExtentFields& fields) {
+  const auto& [file, offset, bytes, target, destination, row_bytes, from_pitch, to_pitch] = fields;
+  return {file, offset, bytes, target, destination, row_bytes, from_pitch, to_pitch};
+}
+
+LoadPlan make_plan(const py::sequence& files, const std::vector<ExtentFields>& extents,
+                   const std::vector<std::uint64_t>& target_bytes) {
   LoadPlan plan;
   for (const py::handle file : files) plan.files.push_back(planned_file(file.cast<py::tuple>()));
   plan.extents.reserve(extents.size());
-  for (const auto& [file, offset, bytes, destination] : extents)
-    plan.extents.push_back({file, offset, bytes, destination});
-  plan.destination_bytes = destination_bytes;
+  for (const ExtentFields& fields : extents) plan.extents.push_back(extent_of(fields));
+  plan.target_bytes = target_bytes;
   validate(plan);
   return plan;
 }
 
 py::dict as_dict(const LoadReport& report) {
   using namespace py::literals;
-  return py::dict("bytes_read"_a = report.bytes_read, "bytes_in_place"_a = report.bytes_in_place,
-                  "bytes_cached"_a = report.bytes_cached, "bytes_mapped"_a = report.bytes_mapped,
-                  "bytes_verified"_a = report.bytes_verified, "bytes_registered"_a = report.bytes_registered,
-                  "bytes_huge"_a = report.bytes_huge, "reads"_a = report.reads, "repeats"_a = report.repeats,
-                  "deepest"_a = report.deepest, "direct_files"_a = report.direct_files,
-                  "buffered_files"_a = report.buffered_files, "check_threads"_a = report.check_threads,
-                  "prefault_threads"_a = report.prefault_threads, "queue"_a = report.queue,
-                  "total_s"_a = report.total_s, "read_wait_s"_a = report.read_wait_s,
-                  "fetch_s"_a = report.fetch_s, "check_wait_s"_a = report.check_wait_s,
-                  "check_idle_s"_a = report.check_idle_s, "verify_s"_a = report.verify_s,
-                  "copy_s"_a = report.copy_s, "prefault_s"_a = report.prefault_s, "cpu_s"_a = report.cpu_s);
+  return py::dict(
+      "bytes_read"_a = report.bytes_read, "bytes_in_place"_a = report.bytes_in_place,
+      "bytes_cached"_a = report.bytes_cached, "bytes_mapped"_a = report.bytes_mapped,
+      "bytes_resident"_a = report.bytes_resident, "bytes_verified"_a = report.bytes_verified,
+      "bytes_registered"_a = report.bytes_registered, "bytes_huge"_a = report.bytes_huge,
+      "bytes_to_devices"_a = report.bytes_to_devices, "bytes_staging"_a = report.bytes_staging,
+      "bytes_pinned"_a = report.bytes_pinned, "reads"_a = report.reads, "repeats"_a = report.repeats,
+      "deepest"_a = report.deepest, "direct_files"_a = report.direct_files,
+      "buffered_files"_a = report.buffered_files, "check_threads"_a = report.check_threads,
+      "prefault_threads"_a = report.prefault_threads, "devices"_a = report.devices, "queue"_a = report.queue,
+      "total_s"_a = report.total_s, "read_wait_s"_a = report.read_wait_s, "fetch_s"_a = report.fetch_s,
+      "check_wait_s"_a = report.check_wait_s, "check_idle_s"_a = report.check_idle_s,
+      "verify_s"_a = report.verify_s, "copy_s"_a = report.copy_s, "prefault_s"_a = report.prefault_s,
+      "device_s"_a = report.device_s, "device_wait_s"_a = report.device_wait_s, "cpu_s"_a = report.cpu_s);
 }
 
-py::dict load_plan(const LoadPlan& plan, HostBuffer& destination, LoadOptions options, const StopFlag& stop,
-                   bool handles_signals) {
+// A host buffer is fresh until a load has filled it.
+py::dict load_plan(const LoadPlan& plan, const std::vector<py::object>& memory, LoadOptions options,
+                   const StopFlag& stop, bool handles_signals) {
+  std::vector<Target> targets;
+  HostBuffer* host = nullptr;
+  std::uint64_t host_bytes = 0;
+  for (std::size_t i = 0; i < memory.size(); ++i) {
+    targets.push_back(target_of(memory[i]));
+    if (!py::isinstance<HostBuffer>(memory[i]) || i >= plan.target_bytes.size()) continue;
+    host = memory[i].cast<HostBuffer*>();
+    host_bytes = plan.target_bytes[i];
+  }
   LoadReport report;
   {
     const py::gil_scoped_release unlocked;
-    options.is_fresh = !destination.is_touched(plan.destination_bytes);
-    report = load(plan, destination.bytes(), options, Interruption(stop, handles_signals));
-    if (report.bytes_mapped == 0) destination.note_touched(plan.destination_bytes);
+    options.is_fresh = host != nullptr && !host->is_touched(host_bytes);
+    report = load(plan, targets, options, Interruption(stop, handles_signals));
+    if (host != nullptr && report.bytes_mapped == 0) host->note_touched(host_bytes);
   }
   return as_dict(report);
 }
@@ -120,8 +143,8 @@ void bind_load(py::module_& module) {
   const LoadOptions defaults;
   py::class_<StopFlag>(module, "StopFlag").def(py::init()).def("set", &StopFlag::set);
   py::class_<LoadPlan>(module, "LoadPlan")
-      .def(py::init(&make_plan), py::arg("files"), py::arg("extents"), py::arg("destination_bytes"))
-      .def_readonly("destination_bytes", &LoadPlan::destination_bytes);
+      .def(py::init(&make_plan), py::arg("files"), py::arg("extents"), py::arg("target_bytes"),
+           py::keep_alive<1, 2>());  // resident files lie in buffers of Python's
   py::native_enum<CacheUse>(module, "CacheUse", "enum.Enum")
       .value("NONE", CacheUse::kNone)
       .value("COPY", CacheUse::kCopy)
@@ -130,20 +153,22 @@ void bind_load(py::module_& module) {
       .finalize();
   py::class_<LoadOptions>(module, "LoadOptions")
       .def(py::init([](QueueKind queue, FileAccess access, CacheUse cache, unsigned depth,
-                       std::uint64_t extent_bytes, unsigned check_threads, bool registers) {
+                       std::uint64_t extent_bytes, unsigned check_threads, std::uint64_t staging_bytes,
+                       bool registers) {
              return LoadOptions{.queue = queue_factory(queue),
                                 .access = access,
                                 .cache = cache,
                                 .depth = depth,
                                 .extent_bytes = extent_bytes,
                                 .check_threads = check_threads,
+                                .staging_bytes = staging_bytes,
                                 .registers = registers};
            }),
            py::kw_only(), py::arg("queue") = QueueKind::kAuto, py::arg("access") = defaults.access,
            py::arg("cache") = defaults.cache, py::arg("depth") = defaults.depth,
            py::arg("extent_bytes") = defaults.extent_bytes, py::arg("check_threads") = defaults.check_threads,
-           py::arg("registers") = defaults.registers);
-  module.def("load", load_plan, py::arg("plan"), py::arg("destination"), py::arg("options"), py::arg("stop"),
+           py::arg("staging_bytes") = defaults.staging_bytes, py::arg("registers") = defaults.registers);
+  module.def("load", load_plan, py::arg("plan"), py::arg("memory"), py::arg("options"), py::arg("stop"),
              py::arg("handles_signals"));
   module.def("check", check_plan, py::arg("plan"), py::arg("options"), py::arg("stop"),
              py::arg("handles_signals"));

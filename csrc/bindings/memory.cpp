@@ -1,73 +1,151 @@
+#include "bindings/memory.h"
+
 #include <pybind11/stl.h>
 
-#include <memory>
+#include <limits>
 #include <string>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "base/error.h"
 #include "base/size.h"
 #include "bindings/bindings.h"
 #include "bindings/dlpack.h"
-#include "memory/host_buffer.h"
 
 namespace py = pybind11;
 
 namespace sllm {
 namespace {
 
-// One exported tensor: a range of the buffer, and the reference that keeps the buffer.
-struct Export {
-  dlpack::ManagedTensor managed;
-  std::int64_t shape;
-  std::shared_ptr<HostBuffer> buffer;
-};
+constexpr std::pair<std::uint8_t, std::uint8_t> kBytes{1, 8};  // unsigned, of 8 bits
 
-void release(dlpack::ManagedTensor* managed) { delete static_cast<Export*>(managed->context); }
-
-// Runs when nobody has taken the tensor out of its capsule; a consumer renames the capsule.
-void release_unconsumed(PyObject* capsule) {
-  if (PyCapsule_IsValid(capsule, dlpack::kCapsuleName) == 0) return;
-  release(static_cast<dlpack::ManagedTensor*>(PyCapsule_GetPointer(capsule, dlpack::kCapsuleName)));
+ExportedTensor whole_of(const std::shared_ptr<HostBuffer>& buffer) {
+  return {.owner = buffer,
+          .address = reinterpret_cast<std::uint64_t>(buffer->bytes().data()),
+          .bytes = buffer->bytes().size(),
+          .shape = {}};
 }
 
-py::object make_capsule(const std::shared_ptr<HostBuffer>& buffer, std::uint64_t offset,
-                        std::uint64_t bytes) {
-  if (checked_add(offset, bytes) > buffer->bytes().size()) {
-    throw Error(ErrorCode::kInvalid, std::to_string(bytes) + " bytes at " + std::to_string(offset) +
-                                         " leave a buffer of " + std::to_string(buffer->bytes().size()));
+ExportedTensor whole_of(const std::shared_ptr<DeviceBuffer>& buffer) {
+  return {.owner = buffer,
+          .address = buffer->memory->address(),
+          .bytes = buffer->memory->bytes(),
+          .device_type = buffer->device->kind() == DeviceKind::kCuda ? kDlpackCuda : kDlpackCpu,
+          .device_id = buffer->device->ordinal(),
+          .shape = {}};
+}
+
+// The part of a buffer that a dense tensor of this type (code and bits) and shape takes from an offset on.
+ExportedTensor part_of(const ExportedTensor& whole, std::uint64_t offset,
+                       std::pair<std::uint8_t, std::uint8_t> type, std::vector<std::int64_t> shape) {
+  std::uint64_t bits = type.second;
+  for (const std::int64_t count : shape) {
+    if (count < 0 || __builtin_mul_overflow(bits, static_cast<std::uint64_t>(count), &bits)) {
+      throw Error(ErrorCode::kInvalid, "a shape that no memory holds");
+    }
   }
-  auto owned = std::make_unique<Export>();
-  owned->shape = static_cast<std::int64_t>(bytes);
-  owned->buffer = buffer;
-  owned->managed.tensor = {
-      .data = buffer->bytes().data() + offset,
-      .device = {dlpack::kDeviceCpu, 0},
-      .dimensions = 1,
-      .dtype = {dlpack::kTypeUnsigned, 8, 1},
-      .shape = &owned->shape,
-      .strides = nullptr,
-      .byte_offset = 0,
-  };
-  owned->managed.context = owned.get();
-  owned->managed.deleter = release;
-  PyObject* capsule = PyCapsule_New(&owned->managed, dlpack::kCapsuleName, release_unconsumed);
-  if (capsule == nullptr) throw py::error_already_set();
-  static_cast<void>(owned.release());
-  return py::reinterpret_steal<py::object>(capsule);
+  const std::uint64_t bytes = (bits + 7) / 8;
+  if (checked_add(offset, bytes) > whole.bytes) {
+    throw Error(ErrorCode::kInvalid, std::to_string(bytes) + " bytes at " + std::to_string(offset) +
+                                         " leave a buffer of " + std::to_string(whole.bytes));
+  }
+  ExportedTensor part = whole;
+  part.address += offset;
+  part.bytes = bytes;
+  std::tie(part.type_code, part.type_bits) = type;
+  part.shape = std::move(shape);
+  return part;
 }
 
 // A capsule for each (offset, bytes): uint8, one dimension.
-py::list export_ranges(const std::shared_ptr<HostBuffer>& buffer, const std::vector<std::uint64_t>& offsets,
+template <typename Buffer>
+py::list export_ranges(const std::shared_ptr<Buffer>& buffer, const std::vector<std::uint64_t>& offsets,
                        const std::vector<std::uint64_t>& sizes) {
   if (offsets.size() != sizes.size()) throw Error(ErrorCode::kInvalid, "offsets and sizes differ in number");
+  const ExportedTensor whole = whole_of(buffer);
   py::list capsules(offsets.size());
-  for (std::size_t i = 0; i < offsets.size(); ++i) capsules[i] = make_capsule(buffer, offsets[i], sizes[i]);
+  for (std::size_t i = 0; i < offsets.size(); ++i) {
+    capsules[i] =
+        make_capsule(part_of(whole, offsets[i], kBytes, {static_cast<std::int64_t>(sizes[i])}), false);
+  }
   return capsules;
+}
+
+template <typename Buffer>
+py::object export_tensor(const std::shared_ptr<Buffer>& buffer, std::uint64_t offset,
+                         std::pair<std::uint8_t, std::uint8_t> type, std::vector<std::int64_t> shape,
+                         bool is_versioned) {
+  return make_capsule(part_of(whole_of(buffer), offset, type, std::move(shape)), is_versioned);
 }
 
 py::buffer_info view_of(HostBuffer& buffer) {
   return py::buffer_info(reinterpret_cast<std::uint8_t*>(buffer.bytes().data()),
                          static_cast<py::ssize_t>(buffer.bytes().size()));
+}
+
+std::shared_ptr<DeviceBuffer> allocate(const std::shared_ptr<Device>& device, std::uint64_t bytes,
+                                       bool is_shareable) {
+  const py::gil_scoped_release unlocked;
+  const AllocationKind kind = is_shareable ? AllocationKind::kShareable : AllocationKind::kPlain;
+  return std::make_shared<DeviceBuffer>(DeviceBuffer{device, device->allocate(bytes, kind)});
+}
+
+// A host buffer that a device's driver has pinned; released, in this order, with the object.
+struct Pin {
+  std::shared_ptr<HostBuffer> buffer;
+  std::unique_ptr<HostRegistration> registration;
+};
+
+std::shared_ptr<Pin> pin(Device& device, const std::shared_ptr<HostBuffer>& buffer) {
+  const py::gil_scoped_release unlocked;
+  return std::make_shared<Pin>(Pin{buffer, device.register_host(buffer->bytes())});
+}
+
+void copy_to_host(const DeviceBuffer& buffer, std::uint64_t offset, const py::buffer& into) {
+  const py::buffer_info view = into.request(true);
+  const auto bytes = bytes_of(view);
+  if (checked_add(offset, bytes.size()) > buffer.memory->bytes()) {
+    throw Error(ErrorCode::kInvalid, std::to_string(bytes.size()) + " bytes at " + std::to_string(offset) +
+                                         " leave a buffer of " + std::to_string(buffer.memory->bytes()));
+  }
+  const py::gil_scoped_release unlocked;
+  const auto stream = buffer.device->make_stream();
+  stream->copy_out({static_cast<std::byte*>(view.ptr), bytes.size()}, buffer.memory->address() + offset);
+  stream->finish();
+}
+
+}  // namespace
+
+Target target_of(const py::handle& memory) {
+  if (py::isinstance<HostBuffer>(memory)) return Target::in_host(memory.cast<HostBuffer&>().bytes());
+  if (py::isinstance<DeviceBuffer>(memory)) {
+    const auto& buffer = memory.cast<const DeviceBuffer&>();
+    return {
+        .device = buffer.device.get(), .start = buffer.memory->address(), .bytes = buffer.memory->bytes()};
+  }
+  if (py::isinstance<AddressSpace>(memory)) {
+    return {.device = memory.cast<const AddressSpace&>().device.get(),
+            .bytes = std::numeric_limits<std::uint64_t>::max(),
+            .is_exclusive = false};
+  }
+  throw Error(ErrorCode::kInvalid, "memory that no load can fill");
+}
+
+namespace {
+
+void bind_devices(py::module_& module) {
+  py::class_<Device, std::shared_ptr<Device>>(module, "Device")
+      .def_property_readonly("name", &Device::name)
+      .def_property_readonly("model", &Device::model)
+      .def_property_readonly("ordinal", &Device::ordinal)
+      .def_property_readonly("uuid", [](const Device& device) { return uuid_text(device.uuid()); })
+      .def_property_readonly("free_bytes", [](const Device& device) { return device.memory().free_bytes; })
+      .def_property_readonly("total_bytes", [](const Device& device) { return device.memory().total_bytes; })
+      .def("allocate", allocate, py::arg("nbytes"), py::arg("is_shareable") = false)
+      .def("pin", pin, py::arg("buffer"));
+  py::class_<Pin, std::shared_ptr<Pin>>(module, "Pin");
+  module.def("find_device", find_device, py::arg("name"), py::call_guard<py::gil_scoped_release>());
 }
 
 }  // namespace
@@ -81,7 +159,21 @@ void bind_memory(py::module_& module) {
       .def(py::init(&HostBuffer::allocate), py::arg("nbytes"))
       .def_buffer(view_of)
       .def("__len__", [](const HostBuffer& buffer) { return buffer.bytes().size(); })
-      .def("export_ranges", export_ranges, py::arg("offsets"), py::arg("sizes"));
+      .def("export_ranges", export_ranges<HostBuffer>, py::arg("offsets"), py::arg("sizes"))
+      .def("export_tensor", export_tensor<HostBuffer>, py::arg("offset"), py::arg("element"),
+           py::arg("shape"), py::arg("is_versioned"));
+  bind_devices(module);
+  py::class_<DeviceBuffer, std::shared_ptr<DeviceBuffer>>(module, "DeviceBuffer")
+      .def("__len__", [](const DeviceBuffer& buffer) { return buffer.memory->bytes(); })
+      .def_property_readonly("device", [](const DeviceBuffer& buffer) { return buffer.device; })
+      .def_property_readonly("address", [](const DeviceBuffer& buffer) { return buffer.memory->address(); })
+      .def("export_ranges", export_ranges<DeviceBuffer>, py::arg("offsets"), py::arg("sizes"))
+      .def("export_tensor", export_tensor<DeviceBuffer>, py::arg("offset"), py::arg("element"),
+           py::arg("shape"), py::arg("is_versioned"))
+      .def("copy_to_host", copy_to_host, py::arg("offset"), py::arg("into"));
+  py::class_<AddressSpace>(module, "AddressSpace")
+      .def(py::init([](std::shared_ptr<Device> device) { return AddressSpace{std::move(device)}; }),
+           py::arg("device") = nullptr);
 }
 
 }  // namespace sllm

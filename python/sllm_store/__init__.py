@@ -10,9 +10,11 @@ if TYPE_CHECKING:
     from sllm_store._version import __version__
     from sllm_store.checkpoint import Checkpoint, open_checkpoint
     from sllm_store.converting import ConvertReport, convert, save_model, save_tensors
+    from sllm_store.filling import load_into
     from sllm_store.loading import load_tensors
     from sllm_store.platform_probe import Feature, PlatformReport, probe_platform
     from sllm_store.report import LoadReport
+    from sllm_store.tensor import Tensor
     from sllm_store.transformers import load_model
 
 # Imported on first use: importing this package costs milliseconds and never imports torch.
@@ -24,7 +26,9 @@ _EXPORTS = {
     "HostBuffer": "_core",
     "LoadReport": "report",
     "PlatformReport": "platform_probe",
+    "Tensor": "tensor",
     "convert": "converting",
+    "load_into": "filling",
     "load_model": "transformers",
     "load_tensors": "loading",
     "open_checkpoint": "checkpoint",
@@ -40,9 +44,11 @@ __all__ = [
     "HostBuffer",
     "LoadReport",
     "PlatformReport",
+    "Tensor",
     "__version__",
     "convert",
     "errors",
+    "load_into",
     "load_model",
     "load_tensors",
     "open_checkpoint",

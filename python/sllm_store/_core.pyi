@@ -21,6 +21,20 @@ class CacheUse(enum.Enum):
     MAP_CACHED = ...
     MAP = ...
 
+class Device:
+    name: str
+    model: str
+    ordinal: int
+    uuid: str
+    free_bytes: int
+    total_bytes: int
+    def allocate(self, nbytes: int, is_shareable: bool = ...) -> DeviceBuffer: ...
+    def pin(self, buffer: HostBuffer) -> Pin: ...
+
+class Pin: ...
+
+def find_device(name: str) -> Device: ...
+
 class HostBuffer:
     """Page-aligned host memory that loads can fill again and again."""
 
@@ -28,6 +42,22 @@ class HostBuffer:
     def __len__(self) -> int: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
     def export_ranges(self, offsets: Sequence[int], sizes: Sequence[int]) -> list[object]: ...
+    def export_tensor(
+        self, offset: int, element: tuple[int, int], shape: Sequence[int], is_versioned: bool
+    ) -> object: ...
+
+class DeviceBuffer:
+    device: Device
+    address: int
+    def __len__(self) -> int: ...
+    def export_ranges(self, offsets: Sequence[int], sizes: Sequence[int]) -> list[object]: ...
+    def export_tensor(
+        self, offset: int, element: tuple[int, int], shape: Sequence[int], is_versioned: bool
+    ) -> object: ...
+    def copy_to_host(self, offset: int, into: Buffer) -> None: ...
+
+class AddressSpace:
+    def __init__(self, device: Device | None = ...) -> None: ...
 
 class StopFlag:
     def set(self) -> None: ...
@@ -42,20 +72,27 @@ class LoadOptions:
         depth: int = ...,
         extent_bytes: int = ...,
         check_threads: int = ...,
+        staging_bytes: int = ...,
         registers: bool = ...,
     ) -> None: ...
 
 class LoadPlan:
-    destination_bytes: int
     def __init__(
         self,
-        files: Sequence[tuple[str, tuple[int, int, int, int], list[int]]],
-        extents: Sequence[tuple[int, int, int, int]],
-        destination_bytes: int,
+        files: Sequence[
+            tuple[str, tuple[int, int, int, int], list[int]]
+            | tuple[str, tuple[int, int, int, int], list[int], HostBuffer]
+        ],
+        extents: Sequence[tuple[int, int, int, int, int, int, int, int]],
+        target_bytes: Sequence[int],
     ) -> None: ...
 
 def load(
-    plan: LoadPlan, destination: HostBuffer, options: LoadOptions, stop: StopFlag, handles_signals: bool
+    plan: LoadPlan,
+    memory: Sequence[HostBuffer | DeviceBuffer | AddressSpace],
+    options: LoadOptions,
+    stop: StopFlag,
+    handles_signals: bool,
 ) -> dict[str, Any]: ...
 def check(
     plan: LoadPlan, options: LoadOptions, stop: StopFlag, handles_signals: bool

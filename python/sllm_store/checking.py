@@ -36,7 +36,7 @@ def verify_checkpoint(path: str | os.PathLike[str]) -> Verification:
     checkpoint = open_checkpoint(path)
     if not checkpoint.is_verifiable:
         raise UnsupportedError(f"{path} has no manifest to verify it by; hint: sllm-store convert {path} DST")
-    plan = _core.LoadPlan(native_files(checkpoint.partitions, verify=True), [], 0)
+    plan = _core.LoadPlan(native_files(checkpoint.partitions, verify=True), [], [])
     report, spans = _core.check(plan, _core.LoadOptions(), _core.StopFlag(), is_main_thread())
     return Verification(
         len(checkpoint.partitions), report["bytes_read"], report["total_s"], _bad_ranges(checkpoint, spans)

@@ -2,17 +2,23 @@
 
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Literal, NamedTuple
 
 from sllm_store import _core
 from sllm_store.checkpoint import Checkpoint, Partition
-from sllm_store.errors import InvalidArgumentError, UnsupportedError
-from sllm_store.plan import LoadPlan, make_plan
+from sllm_store.devices import DeviceChoice, choose_targets, device_names
+from sllm_store.errors import InvalidArgumentError
+from sllm_store.header import StoredTensor
+from sllm_store.plan import WHOLE, LoadPlan, make_plan
 from sllm_store.report import LoadReport
+from sllm_store.slicing import Slice, sliced_tensor
+from sllm_store.tensor_parallel import tp_slices
 
+Buffer = _core.HostBuffer | _core.DeviceBuffer
 Memory = Literal["own", "map", "auto"] | _core.HostBuffer
 Queue = Literal["auto", "io_uring", "threads"]
+TpPlan = Mapping[str, str | int]
 
 _QUEUES: Final = {
     "auto": _core.QueueKind.AUTO,
@@ -33,18 +39,29 @@ class LoadRequest(NamedTuple):
     verify: bool = True
     memory: Memory = "own"
     queue: Queue = "auto"
+    device: DeviceChoice = "cpu"
+    shard: tuple[int, int] | None = None
+    tp_plan: TpPlan | None = None
 
 
 class Loaded(NamedTuple):
-    """Tensors' bytes in memory: `plan.offsets` says where each stored one begins in `buffer`."""
+    """Tensors' bytes in memory: `plan.places` says where each stored one begins in which of `buffers`."""
 
     checkpoint: Checkpoint
     names: list[str]
     verified: bool
     memory: str
-    buffer: _core.HostBuffer
+    devices: tuple[str, ...]
+    buffers: list[Buffer]
     plan: LoadPlan
+    slices: Mapping[str, Slice]
     stages: dict[str, float | int | str]
+
+    def tensor(self, name: str) -> StoredTensor:
+        """What was loaded under a name, a tied one included: the stored tensor, or the slice of it as one by itself."""
+        stored = self.checkpoint.locate(name).tensor
+        part = self.slices.get(stored.name)
+        return stored if part is None else sliced_tensor(stored, part)
 
 
 class Times(NamedTuple):
@@ -56,14 +73,17 @@ class Times(NamedTuple):
     skeleton_s: float = 0.0
 
 
-def check_request(request: LoadRequest, device: str) -> None:
+def check_request(request: LoadRequest) -> None:
     """Raise InvalidArgumentError or UnsupportedError for what cannot be, before a byte is read."""
     if not isinstance(request.memory, _core.HostBuffer) and request.memory not in _CACHE_USES:
         raise InvalidArgumentError(f"memory {request.memory!r} is no HostBuffer and none of {', '.join(_CACHE_USES)}")
     if request.queue not in _QUEUES:
         raise InvalidArgumentError(f"queue {request.queue!r} is none of {', '.join(_QUEUES)}")
-    if device.partition(":")[0] != "cpu":
-        raise UnsupportedError(f"cannot load onto device {device}: this version loads onto the cpu")
+    if (request.shard is None) != (request.tp_plan is None):
+        raise InvalidArgumentError("shard and tp_plan go together: a rank, and how tensors are cut for it")
+    devices = device_names(request.device)
+    if "cpu" not in devices and isinstance(request.memory, _core.HostBuffer):
+        raise InvalidArgumentError(f"memory is a HostBuffer, but nothing is loaded onto the cpu: {', '.join(devices)}")
 
 
 def select_names(checkpoint: Checkpoint, names: Iterable[str] | None) -> list[str]:
@@ -82,29 +102,45 @@ def load_bytes(checkpoint: Checkpoint, request: LoadRequest, stop: _core.StopFla
     """Read the named tensors into memory; `stop` ends it from another thread with CancelledError."""
     start = time.perf_counter()
     names = select_names(checkpoint, request.names)
-    plan = make_plan(checkpoint, names)
+    targets = choose_targets(checkpoint, names, request.device)
+    slices = choose_slices(checkpoint, request)
+    plan = make_plan(checkpoint, names, targets, slices)
     native = native_plan(checkpoint, plan, verify=request.verify)
     planned = time.perf_counter()
-    buffer, options = _prepare_memory(checkpoint, plan, request)
-    stages = _core.load(native, buffer, options, stop, is_main_thread())
+    buffers = [_allocate(checkpoint, plan, request, target) for target in enumerate(targets.devices)]
+    stages = _core.load(native, buffers, load_options(request), stop, is_main_thread())
     load_s = time.perf_counter() - planned
     stages.update(plan_s=planned - start, load_s=load_s)
     memory = request.memory if isinstance(request.memory, str) else "reused"
-    return Loaded(checkpoint, names, request.verify and checkpoint.is_verifiable, memory, buffer, plan, stages)
+    verified = request.verify and checkpoint.is_verifiable
+    return Loaded(checkpoint, names, verified, memory, targets.devices, buffers, plan, slices, stages)
 
 
-def _prepare_memory(
-    checkpoint: Checkpoint, plan: LoadPlan, request: LoadRequest
-) -> tuple[_core.HostBuffer, _core.LoadOptions]:
-    queue = _QUEUES[request.queue]
+def choose_slices(checkpoint: Checkpoint, request: LoadRequest) -> Mapping[str, Slice]:
+    """The slice of each stored tensor of which the request's rank has a part alone."""
+    if request.shard is None:
+        return WHOLE
+    stored = [location.tensor for location in checkpoint.tensors.values()]
+    rank, world = request.shard
+    return tp_slices(stored, request.tp_plan or {}, rank, world, checkpoint.tied)
+
+
+def _allocate(checkpoint: Checkpoint, plan: LoadPlan, request: LoadRequest, target: tuple[int, str]) -> Buffer:
+    number, device = target
+    nbytes = plan.target_bytes[number]
+    if device != "cpu":
+        return _core.find_device(device).allocate(nbytes)
     if isinstance(request.memory, str):
-        options = _core.LoadOptions(queue=queue, cache=_CACHE_USES[request.memory])
-        return _core.HostBuffer(plan.destination_bytes), options
-    if len(request.memory) < plan.destination_bytes:
-        raise InvalidArgumentError(
-            f"memory has {len(request.memory)} bytes, {checkpoint.path} needs {plan.destination_bytes}"
-        )
-    return request.memory, _core.LoadOptions(queue=queue, cache=_core.CacheUse.COPY)
+        return _core.HostBuffer(nbytes)
+    if len(request.memory) < nbytes:
+        raise InvalidArgumentError(f"memory has {len(request.memory)} bytes, {checkpoint.path} needs {nbytes}")
+    return request.memory
+
+
+def load_options(request: LoadRequest) -> _core.LoadOptions:
+    """What the request means to the native core."""
+    cache = _CACHE_USES[request.memory] if isinstance(request.memory, str) else _core.CacheUse.COPY
+    return _core.LoadOptions(queue=_QUEUES[request.queue], cache=cache)
 
 
 def native_plan(checkpoint: Checkpoint, plan: LoadPlan, *, verify: bool) -> _core.LoadPlan:
@@ -113,7 +149,7 @@ def native_plan(checkpoint: Checkpoint, plan: LoadPlan, *, verify: bool) -> _cor
     numbers = {partition: number for number, partition in enumerate(used)}
     files = native_files([checkpoint.partitions[partition] for partition in used], verify=verify)
     extents = [extent._replace(partition=numbers[extent.partition]) for extent in plan.extents]
-    return _core.LoadPlan(files, extents, plan.destination_bytes)
+    return _core.LoadPlan(files, extents, plan.target_bytes)
 
 
 def is_main_thread() -> bool:
@@ -124,13 +160,13 @@ def is_main_thread() -> bool:
 def make_report(loaded: Loaded, times: Times) -> LoadReport:
     """The account of a load: what the native core measured, and the times around it."""
     stages = {name: value for name, value in loaded.stages.items() if name != "total_s"}
-    tensors = loaded.checkpoint.tensors
     return LoadReport(
         path=str(loaded.checkpoint.path),
         tensors=len(loaded.names),
-        nbytes=sum(tensors[name].tensor.nbytes for name in loaded.plan.offsets),
+        nbytes=sum(loaded.tensor(name).nbytes for name in loaded.plan.places),
         verified=loaded.verified,
         memory=loaded.memory,
+        device=", ".join(loaded.devices),
         **times._asdict(),
         **stages,  # type: ignore[arg-type]
     )

@@ -11,6 +11,7 @@ _STAGES: Final = {
     "verify": ("verify_s", "check_threads"),
     "copy": ("copy_s", "check_threads"),
     "prefault": ("prefault_s", "prefault_threads"),
+    "device": ("device_s", "devices"),
 }
 
 
@@ -31,7 +32,11 @@ class LoadReport:
 
     `read_wait_s` is what the reading thread had nothing to do but wait for the drive, `check_wait_s` what reading was
     held up, or over, while verifying or copying was not. `check_threads` threads fetched, verified and copied, and
-    waited `check_idle_s` for something to do. `cpu_s` is the whole process's during `load_s`.
+    waited `check_idle_s` for something to do.
+
+    Onto devices, named in `device`, went `bytes_to_devices`, in `device_s`, the seconds in which copies were under way,
+    summed over `devices` of them, through `bytes_staging` of memory, of which `bytes_pinned` were pinned. They still
+    were for `device_wait_s` when all else was done. `cpu_s` is the whole process's during `load_s`.
     """
 
     path: str
@@ -39,6 +44,7 @@ class LoadReport:
     nbytes: int
     verified: bool
     memory: str
+    device: str
     queue: str
     reads: int
     repeats: int
@@ -47,13 +53,18 @@ class LoadReport:
     buffered_files: int
     check_threads: int
     prefault_threads: int
+    devices: int
     bytes_read: int
     bytes_in_place: int
     bytes_cached: int
     bytes_mapped: int
+    bytes_resident: int
     bytes_verified: int
     bytes_registered: int
     bytes_huge: int
+    bytes_to_devices: int
+    bytes_staging: int
+    bytes_pinned: int
     open_s: float
     plan_s: float
     load_s: float
@@ -67,6 +78,8 @@ class LoadReport:
     verify_s: float
     copy_s: float
     prefault_s: float
+    device_s: float
+    device_wait_s: float
     cpu_s: float
 
     @property
@@ -82,7 +95,7 @@ class LoadReport:
     @property
     def bytes_from_drive(self) -> int:
         """What was read around the page cache, or brought into it by this load."""
-        return self.bytes_read - self.bytes_cached - self.bytes_mapped
+        return self.bytes_read - self.bytes_cached - self.bytes_mapped - self.bytes_resident
 
     def _elapsed_s(self, stage: str) -> float:
         busy_s, threads = _STAGES[stage]

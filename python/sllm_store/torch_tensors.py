@@ -37,21 +37,42 @@ def torch_dtype(dtype: str) -> "torch.dtype | None":
     return getattr(torch, name, None) if name else None
 
 
-def to_torch(loaded: "Loaded", *, raw: bool) -> "dict[str, torch.Tensor]":
-    """A tensor for each name, on memory that the buffer shares with it; tied names get the same memory."""
-    from torch.utils.dlpack import from_dlpack
+def check_devices(devices: list[str]) -> None:
+    """Raise UnsupportedError for the first device that this torch lacks."""
+    import torch
 
-    offsets = loaded.plan.offsets
-    stored = [loaded.checkpoint.tensors[name].tensor for name in offsets]
-    tensors = {}
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    for device in devices:
+        number = device.partition(":")[2] or "0"
+        if device != "cpu" and number.isdecimal() and int(number) >= count:
+            raise UnsupportedError(
+                f"cannot load onto device {device}: this torch has {count} CUDA devices; "
+                f"hint: framework=None gives tensors that need no torch"
+            )
+
+
+def to_torch(loaded: "Loaded", *, raw: bool) -> "dict[str, torch.Tensor]":
+    """A tensor for each name, on memory that the buffers share with it; tied names get the same memory."""
     with _no_collections():
-        capsules = loaded.buffer.export_ranges(list(offsets.values()), [tensor.nbytes for tensor in stored])
-        parts = {tensor.name: from_dlpack(capsule) for tensor, capsule in zip(stored, capsules, strict=True)}
+        parts = _parts(loaded)
+        tensors = {}
         for name in loaded.names:
-            tensor = loaded.checkpoint.locate(name).tensor
+            tensor = loaded.tensor(name)
             part = parts[tensor.name]
             tensors[name] = part.view(-1) if raw else _shaped(part, tensor)
     return tensors
+
+
+def _parts(loaded: "Loaded") -> "dict[str, torch.Tensor]":
+    """The bytes of each stored tensor, in one dimension."""
+    from torch.utils.dlpack import from_dlpack
+
+    parts = {}
+    for target, buffer in enumerate(loaded.buffers):
+        places = {name: place.offset for name, place in loaded.plan.places.items() if place.target == target}
+        capsules = buffer.export_ranges(list(places.values()), [loaded.tensor(name).nbytes for name in places])
+        parts.update({name: from_dlpack(capsule) for name, capsule in zip(places, capsules, strict=True)})
+    return parts
 
 
 @contextmanager

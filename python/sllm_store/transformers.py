@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sllm_store import _core
 from sllm_store.checkpoint import Checkpoint, open_checkpoint
+from sllm_store.devices import device_names
 from sllm_store.errors import InvalidArgumentError, UnsupportedError
 from sllm_store.loading import OnReport
 from sllm_store.reading import (
@@ -55,8 +56,8 @@ def load_model(
     """
     start = time.perf_counter()
     request = LoadRequest(None, verify, memory, queue)
-    for device in _devices_of(device_map):
-        check_request(request, device)
+    check_request(request)
+    _check_device_map(device_map)
     checkpoint = open_checkpoint(path)
     check_dtypes(checkpoint, checkpoint.names())
     model_class, config = _resolve_class(Path(path), trust_remote_code=trust_remote_code)
@@ -76,12 +77,10 @@ def load_model(
     return model
 
 
-def _devices_of(device_map: "str | dict[str, Any] | None") -> list[str]:
-    if device_map is None:
-        return ["cpu"]
-    if isinstance(device_map, dict):
-        return [str(device) for device in device_map.values()]
-    return [str(device_map)]
+def _check_device_map(device_map: "str | dict[str, Any] | None") -> None:
+    for device in device_names(device_map if device_map is not None else "cpu"):
+        if device != "cpu":
+            raise UnsupportedError(f"cannot load a model onto device {device}: this version loads tensors there")
 
 
 def _resolve_class(path: Path, *, trust_remote_code: bool) -> "tuple[type[PreTrainedModel], Any]":

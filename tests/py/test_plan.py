@@ -33,12 +33,13 @@ def test_every_tensor_is_aligned_and_alone(tmp_path, sizes, padding, picks):
     checkpoint = checkpoint_of(tmp_path, sizes, padding)
     names = [f"t{index}" for index in range(len(sizes)) if not picks or index in picks]
     plan = make_plan(checkpoint, names)
-    assert plan.offsets.keys() == set(names)
-    taken = sorted((plan.offsets[name], plan.offsets[name] + checkpoint.locate(name).tensor.nbytes) for name in names)
+    assert plan.places.keys() == set(names)
+    offsets = {name: place.offset for name, place in plan.places.items()}
+    taken = sorted((offsets[name], offsets[name] + checkpoint.locate(name).tensor.nbytes) for name in names)
     for (_, end), (start, _) in zip(taken, taken[1:], strict=False):
         assert end <= start
-    assert all(offset % TENSOR_ALIGNMENT == 0 for offset in plan.offsets.values())
-    assert not taken or taken[-1][1] <= plan.destination_bytes
+    assert all(offset % TENSOR_ALIGNMENT == 0 for offset in offsets.values())
+    assert not taken or taken[-1][1] <= plan.target_bytes[0]
     for name in names:
         location = checkpoint.locate(name)
         homes = [
@@ -46,7 +47,7 @@ def test_every_tensor_is_aligned_and_alone(tmp_path, sizes, padding, picks):
             for extent in plan.extents
             if extent.offset <= location.offset
             and location.offset + location.tensor.nbytes <= extent.offset + extent.nbytes
-            and extent.destination + location.offset - extent.offset == plan.offsets[name]
+            and extent.destination + location.offset - extent.offset == offsets[name]
         ]
         assert homes
 
@@ -59,7 +60,7 @@ def test_a_long_run_lies_as_in_the_file_modulo_a_huge_page(tmp_path):
     assert long.destination % HUGE_PAGE_BYTES == long.offset % HUGE_PAGE_BYTES
     assert other.destination % HUGE_PAGE_BYTES == other.offset % HUGE_PAGE_BYTES
     assert short.destination - (other.destination + other.nbytes) < 2 * BLOCK_BYTES
-    assert plan.destination_bytes < (37 << 20) + 2 * HUGE_PAGE_BYTES + 4 * BLOCK_BYTES
+    assert plan.target_bytes[0] < (37 << 20) + 2 * HUGE_PAGE_BYTES + 4 * BLOCK_BYTES
 
 
 def test_an_aligned_file_is_one_extent_that_lies_as_in_the_file(tmp_path):

@@ -28,13 +28,14 @@ from sllm_store.report import LoadReport
     show_default=True,
     help="Own memory, the files mapped, or mapped where the page cache has them.",
 )
+@click.option("--device", default="cpu", show_default=True, help="Where to: cpu, cuda, cuda:1, or cuda: and a UUID.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
-def command(path: str, no_verify: bool, queue: Queue, memory: Memory, as_json: bool) -> None:
-    """Load the checkpoint at PATH into host memory and show where the time went.
+def command(*, path: str, no_verify: bool, queue: Queue, memory: Memory, device: str, as_json: bool) -> None:
+    """Load the checkpoint at PATH into memory and show where the time went.
 
     The bytes are read, verified and placed as load_tensors does it, without torch.
     """
-    report = _load(path, LoadRequest(verify=not no_verify, memory=memory, queue=queue))
+    report = _load(path, LoadRequest(verify=not no_verify, memory=memory, queue=queue, device=device))
     if as_json:
         click.echo(json.dumps(report.as_dict()))
     else:
@@ -43,7 +44,7 @@ def command(path: str, no_verify: bool, queue: Queue, memory: Memory, as_json: b
 
 def _load(path: str, request: LoadRequest) -> LoadReport:
     start = time.perf_counter()
-    check_request(request, "cpu")
+    check_request(request)
     checkpoint = open_checkpoint(path)
     opened = time.perf_counter()
     loaded = load_bytes(checkpoint, request, _core.StopFlag())
@@ -57,8 +58,8 @@ def _print(report: LoadReport) -> None:
     console = Console(soft_wrap=True)
     verified = "verified" if report.verified else "unverified"
     console.print(
-        f"{report.tensors} tensors, {report.nbytes / 1e9:.3f} GB in {report.total_s:.3f} s: "
-        f"{report.bytes_per_s / 1e9:.2f} GB/s, {verified}",
+        f"{report.tensors} tensors, {report.nbytes / 1e9:.3f} GB onto {report.device} in "
+        f"{report.total_s:.3f} s: {report.bytes_per_s / 1e9:.2f} GB/s, {verified}",
         highlight=False,
     )
     table = Table("stage", "seconds", "what")
@@ -74,7 +75,8 @@ def _stages(report: LoadReport) -> list[tuple[str, float, str]]:
     cached = f"{_gb(report.bytes_cached)} copied, {_gb(report.bytes_mapped)} mapped"
     idle = f"{report.check_threads} threads, which waited {report.check_idle_s:.3f} s for work"
     huge = f"{_gb(report.bytes_huge)} in huge pages"
-    return [
+    staging = f"{_gb(report.bytes_to_devices)} through {_gb(report.bytes_staging)}, {_gb(report.bytes_pinned)} pinned"
+    rows = [
         ("open", report.open_s, "headers and manifest"),
         ("plan", report.plan_s, f"{report.reads} reads"),
         ("load", report.load_s, f"{_gb(report.bytes_read)}, {report.repeats} repeats, {report.cpu_s:.2f} cpu s"),
@@ -84,7 +86,9 @@ def _stages(report: LoadReport) -> list[tuple[str, float, str]]:
         ("- verify, beside", report.verify_s, f"{_gb(report.bytes_verified)}; {idle}"),
         ("- copy, beside", report.copy_s, f"{_gb(report.bytes_read - report.bytes_in_place)} staged"),
         ("- first touch, beside", report.prefault_s, f"of the destination, {huge}, {report.prefault_threads} threads"),
+        ("- copies to devices, beside", report.device_s, f"{staging}; {report.device_wait_s:.3f} s after all else"),
     ]
+    return rows if report.devices else rows[:-1]
 
 
 def _gb(nbytes: int) -> str:

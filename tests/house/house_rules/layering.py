@@ -13,6 +13,7 @@ FLOORS = ("base", "io", "memory", "device", "load", "store", "bindings")
 # Modules of sllm_store that may import torch, inside functions. Everything else must work without it.
 TORCH_MODULES = (
     "sllm_store/casting.py",
+    "sllm_store/filling.py",
     "sllm_store/loading.py",
     "sllm_store/sources/",
     "sllm_store/torch_tensors.py",
