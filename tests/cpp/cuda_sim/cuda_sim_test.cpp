@@ -186,7 +186,9 @@ TEST_F(CudaSim, FailsTheNthCallAndNoOther) {
 
 TEST_F(CudaSim, ReadsItsSettings) {
   const auto configure = [](const char* text) { testing::Simulation::get().configure(text); };
-  configure("devices=2,memory=3MiB,latency_us=0,d2d=1e9,no_ipc=1,version=13000,report=x,fail=*:7:2,lost=100,populate=1");
+  configure(
+      "devices=2,memory=3MiB,latency_us=0,d2d=1e9,no_ipc=1,version=13000,report=x,fail=*:7:2,lost=100,"
+      "populate=1");
   std::size_t free_bytes = 0;
   std::size_t total_bytes = 0;
   ASSERT_EQ(call_.cuMemGetInfo_v2(&free_bytes, &total_bytes), Result::kSuccess);
