@@ -18,9 +18,9 @@ namespace sllm {
 // A fixed number of equally sized buffers between a file and its target.
 //
 // try_acquire() refuses instead of allocating more: the pool is the memory cap and, since a staged read
-// needs a slot before it may start, also the brake on the drive. A slot's memory is faulted in when it is first
-// used, and pinned for a device, if there is one. Destroying a Slot returns it. The pool outlives its slots.
-// Thread-safe, but for try_acquire(), which one thread calls.
+// needs a slot before it may start, also the brake on the drive. A slot's memory is faulted in when it is
+// first used, and pinned for a device, if there is one. Destroying a Slot returns it. The pool outlives its
+// slots. Thread-safe, but for try_acquire(), which one thread calls.
 //
 // Where no more memory can be pinned, the pool stays as small as it is by then; where that leaves fewer than
 // two slots, unpinned ones are used, through which a device's copies go slower and hold up who asks for them.

@@ -11,9 +11,10 @@ enum class PageKind { kSmall, kHuge };
 // Huge pages take a sixth of the time where memory is whole, and several times longer where the kernel has to
 // compact it first. Nothing says beforehand which it will be, and it may change on the way. So:
 // 1. Huge pages are measured first, then small ones.
-// 2. Huge ones are taken unless they cost more than kWorth times as much: whoever reads into them, and whoever uses
-//    what lies there, gains from them later. (A drive's requests get by with fewer segments: 3.4 GB/s into huge pages
-//    where small ones take 2.6.)
+// 2. Huge ones are taken unless they cost more than kWorth times as much: whoever reads into them, and
+// whoever uses
+//    what lies there, gains from them later. (A drive's requests get by with fewer segments: 3.4 GB/s into
+//    huge pages where small ones take 2.6.)
 // 3. The other one is measured again after kFirstTrial populations, and each time it loses, after twice as
 // many
 //    as before, so that what is slow costs less and less.

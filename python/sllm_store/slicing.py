@@ -47,10 +47,9 @@ def byte_rows(tensor: StoredTensor, part: Slice) -> ByteRows:
         return ByteRows(0, tensor.nbytes, 0, 0)
     if wanted == 0 or tensor.nbytes == 0:
         return ByteRows(0, 0, 0, 0)
-    element_bits = prod(tensor.shape[part.dim + 1 :]) * DTYPES[tensor.dtype].bits
+    step_bits = prod(tensor.shape[part.dim + 1 :]) * DTYPES[tensor.dtype].bits
     rows = prod(tensor.shape[: part.dim]) * part.groups
-    pitch_bits = size * element_bits if rows > 1 else 0
-    bits = (part.start * element_bits, wanted * element_bits, pitch_bits)
+    bits = (part.start * step_bits, wanted * step_bits, size * step_bits)
     if any(count % 8 for count in bits):
         raise UnsupportedError(f"{_describe(tensor, part)} begin or end inside a byte, as {tensor.dtype} is stored")
     offset, row_bytes, pitch = (count // 8 for count in bits)
@@ -78,7 +77,7 @@ def _group_size(tensor: StoredTensor, part: Slice) -> int:
     size, rest = divmod(tensor.shape[part.dim], part.groups) if part.groups > 0 else (0, 1)
     if rest:
         raise InvalidArgumentError(
-            f"dimension {part.dim} of tensor {tensor.name} of shape {list(tensor.shape)} is not {part.groups} equal parts"
+            f"dimension {part.dim} of tensor {tensor.name}, {tensor.shape[part.dim]}, is not {part.groups} equal parts"
         )
     if not 0 <= part.start <= part.stop <= size:
         raise InvalidArgumentError(f"{_describe(tensor, part)} are not all among its {size}")

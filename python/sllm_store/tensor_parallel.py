@@ -115,7 +115,7 @@ def tp_slices(
 def _style_of(pattern: str, value: str | int) -> _Style | None:
     if isinstance(value, int) and not isinstance(value, bool):
         return _Style(value, is_given=True)
-    if value not in _STYLES:
+    if not isinstance(value, str) or value not in _STYLES:
         raise InvalidArgumentError(f"unknown style {value!r} of tp_plan pattern {pattern}")
     return _STYLES[value]
 

@@ -39,12 +39,15 @@ def torch_dtype(dtype: str) -> "torch.dtype | None":
 
 def check_devices(devices: list[str]) -> None:
     """Raise UnsupportedError for the first device that this torch lacks."""
+    others = [device for device in devices if device != "cpu"]
+    if not others:
+        return
     import torch
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    for device in devices:
+    for device in others:
         number = device.partition(":")[2] or "0"
-        if device != "cpu" and number.isdecimal() and int(number) >= count:
+        if count == 0 or (number.isdecimal() and int(number) >= count):
             raise UnsupportedError(
                 f"cannot load onto device {device}: this torch has {count} CUDA devices; "
                 f"hint: framework=None gives tensors that need no torch"

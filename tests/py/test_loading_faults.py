@@ -291,11 +291,11 @@ def refuses_direct_io(path: Path) -> bool:
 def test_a_file_that_is_replaced_after_its_header_was_read_is_refused(folder, monkeypatch):
     from sllm_store import reading
 
-    def replace_then_plan(checkpoint, names):
+    def replace_then_plan(*arguments):
         path = partition(folder)
         shutil.copy(path, path.with_suffix(".new"))
         path.with_suffix(".new").rename(path)
-        return make_plan(checkpoint, names)
+        return make_plan(*arguments)
 
     make_plan = reading.make_plan
     monkeypatch.setattr(reading, "make_plan", replace_then_plan)
