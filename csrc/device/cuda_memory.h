@@ -10,8 +10,8 @@ namespace sllm {
 // Throws exhausted, device.
 std::unique_ptr<DeviceMemory> allocate_plain(std::shared_ptr<const CudaContext> context, std::uint64_t bytes);
 
-// Maps what export_ipc() of another process gave. Throws device, unsupported, and invalid where it is
-// smaller.
+// Maps what export_ipc() of another process gave. Throws device, unsupported, and invalid where it holds
+// less.
 std::unique_ptr<DeviceMemory> open_ipc(std::shared_ptr<const CudaContext> context, const IpcHandle& handle,
                                        std::uint64_t bytes);
 

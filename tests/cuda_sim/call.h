@@ -37,8 +37,11 @@ struct ContextCall : Call {
 
 // Not where nobody called cuInit, nor in a child forked since; it must not touch the lock, which another
 // thread may have held when the child was forked.
-inline bool is_started(const Simulator& simulator) {
-  return simulator.process.load(std::memory_order_relaxed) == ::getpid();
+inline bool is_started(Simulator& simulator) {
+  const pid_t process = simulator.process.load(std::memory_order_relaxed);
+  if (process != 0 && process != ::getpid())
+    simulator.calls_after_fork.fetch_add(1, std::memory_order_relaxed);
+  return process == ::getpid();
 }
 
 // Anything that needs no context: body(Call&) -> Result.

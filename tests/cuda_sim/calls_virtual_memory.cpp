@@ -116,8 +116,7 @@ Result cuMemImportFromShareableHandle(MemoryHandle* handle, void* shareable, int
   return enter_supported("cuMemImportFromShareableHandle", [&](Call& call) {
     if (type != sllm::cuda::kHandleIsDescriptor) return call.refuse(Result::kInvalidValue, "another type");
     const int fd = static_cast<int>(reinterpret_cast<std::intptr_t>(shareable));
-    // The descriptor stays the caller's. One that another process sent may be anything, so it is no
-    // violation.
+    // The descriptor stays the caller's. One that was sent may be anything, so that is no violation.
     auto backing = Backing::adopt(UniqueFd(::fcntl(fd, F_DUPFD_CLOEXEC, 0)));
     if (backing == nullptr) return Result::kInvalidValue;
     *handle = ++call.simulator.last_number;

@@ -15,14 +15,12 @@
 // 4. What the driver would refuse is refused and written down as a violation, as is what it would let pass
 //    and should not be: memory freed, unregistered or unmapped, and streams destroyed, with copies that
 //    nobody waited for.
-// 5. The n-th call of a function fails on request. Functions that give back or wait do their work all the
-// same.
+// 5. The n-th call of a function fails on request. Functions that give back or wait do their work even so.
 //    A context that cannot be entered, or that had an error of its copies, is lost: its copies are off, and
 //    what it still holds is reclaimed when it ends, which is no leak.
 // 6. What is left at exit is printed to stderr.
 //
-// Settings, in $SLLM_CUDA_SIM and as text at run time, "name=value" with commas; sizes may have KiB, MiB,
-// GiB:
+// Settings, in $SLLM_CUDA_SIM and as text at run time, "name=value" with commas, KiB, MiB and GiB allowed:
 //   devices=1          how many, at most 16; CUDA_VISIBLE_DEVICES (numbers) picks among them
 //   memory=4GiB        of each device; what another process exported is not counted in this one
 //   h2d=10e9 d2h=10e9  bytes per second of each device's links; 0 is as fast as memory goes
@@ -50,10 +48,12 @@ CUDA_SIM_API int sllm_cuda_sim_configure(const char* settings);
 CUDA_SIM_API std::size_t sllm_cuda_sim_report(char* into, std::size_t bytes);
 
 // One count by its name, or the calls of a function by its symbol; -1 for a name that nothing has.
-//   since the settings were made: calls, violations, pageable_copies, copies, h2d_bytes, d2h_bytes,
-//   d2d_bytes, h2d_busy_us, d2h_busy_us, d2d_busy_us (each also of one device: "h2d_bytes.1"),
-//   most_registered_bytes alive: contexts, streams, events, allocations, opened, registrations, reservations,
-//   placements, handles, entered (contexts pushed and not popped), allocated_bytes (also
-//   "allocated_bytes.1"), registered_bytes
+//
+// Since the settings were made: calls, copies, pageable_copies (of host memory that is not registered),
+// violations, most_registered_bytes, h2d_bytes, d2h_bytes, d2d_bytes, h2d_busy_us, d2h_busy_us, d2d_busy_us;
+// those of links also of one device: "h2d_bytes.1".
+// Alive: contexts, streams, events, allocations, opened (by legacy handles), handles, reservations,
+// placements, registrations, registered_bytes, allocated_bytes (also "allocated_bytes.1"), entered (contexts
+// that were pushed and not popped). Ever: calls_after_fork (in a child of the process that called cuInit).
 CUDA_SIM_API long long sllm_cuda_sim_count(const char* name);
 }

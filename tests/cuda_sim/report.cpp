@@ -59,6 +59,7 @@ NamedCounts all_counts(const Simulator& simulator) {
   counts["registered_bytes"] = count_of(simulator.registered_bytes());
   counts["most_registered_bytes"] = count_of(simulator.counts.most_registered);
   counts["calls"] = count_of(simulator.counts.all_calls);
+  counts["calls_after_fork"] = count_of(simulator.calls_after_fork.load(std::memory_order_relaxed));
   counts["copies"] = count_of(simulator.counts.copies);
   counts["pageable_copies"] = count_of(simulator.counts.pageable_copies);
   counts["violations"] = count_of(simulator.counts.violations.size());

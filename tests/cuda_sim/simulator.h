@@ -73,6 +73,7 @@ class Simulator {
   std::array<Device, kMostDevices> devices;
   std::vector<int> visible;       // which device an ordinal means
   std::atomic<pid_t> process{0};  // that called cuInit
+  std::atomic<std::uint64_t> calls_after_fork{0};
   Regions regions;
   std::map<Address, std::unique_ptr<Reservation>> reservations;
   std::map<std::uint64_t, std::shared_ptr<Backing>> handles;

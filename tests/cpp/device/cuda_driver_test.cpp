@@ -65,6 +65,7 @@ int exit_status_of_fork(const std::function<void()>& in_child) {
     int status = 0;
     try {
       in_child();
+      if (testing::Simulation::get().count("calls_after_fork") > 0) status = 3;
     } catch (const Error& error) {
       status = error.code() == ErrorCode::kUnsupported && says(error, "spawn") ? 1 : 2;
     }

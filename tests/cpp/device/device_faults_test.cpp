@@ -1,5 +1,4 @@
-// The driver fails at its n-th call, for every n: the right error, nothing left, nothing done that must not
-// be.
+// The driver fails at its n-th call, for every n: the right error, nothing left, no rule broken.
 #include <map>
 #include <set>
 

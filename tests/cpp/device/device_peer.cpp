@@ -1,4 +1,5 @@
 // Another process for the tests of devices: device_peer LIBRARY DEVICE ROLE ARGUMENTS...
+// LIBRARY is a driver, or "environment" for the one that $SLLM_CUDA_DRIVER names.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -8,7 +9,6 @@
 #include "base/size.h"
 #include "device/cuda_device.h"
 #include "device/device_bytes.h"
-#include "device/host_device.h"
 #include "device/peer_descriptor.h"
 #include "io/temporary_file.h"
 #include "memory/host_buffer.h"
@@ -102,8 +102,9 @@ int touch(Device& device) {
 }
 
 int run(const Arguments& arguments) {
-  const std::shared_ptr<Device> device = arguments[1] == "cpu"
-                                             ? std::make_shared<HostDevice>()
+  const bool is_found_by_name = arguments[0] == "environment" || arguments[1] == "cpu";
+  const std::shared_ptr<Device> device = is_found_by_name
+                                             ? find_device(arguments[1])
                                              : find_cuda_device(CudaDriver::load(arguments[0]), arguments[1]);
   const std::string& role = arguments[2];
   const Arguments rest(arguments.begin() + 3, arguments.end());
@@ -113,6 +114,7 @@ int run(const Arguments& arguments) {
   if (role == "reuse-at-once") return reuse_staging(*device, false);
   if (role == "cross-after-waiting") return cross_streams(*device, true);
   if (role == "cross-at-once") return cross_streams(*device, false);
+  if (role == "nothing") return 0;
   if (role == "forget") return forget(*device);
   if (role == "touch") return touch(*device);
   return 2;
