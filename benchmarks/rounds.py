@@ -74,6 +74,8 @@ class Rounds:
             "warmup": self.warmup.as_dict(),
             "setting": setting,
         }
+        if loader.holds_memory:
+            self.ballast.release()
         run = self._measure("load", arguments, lambda: self._set_state(loader, state))
         if "error" not in run and (fault := self.reference.fault_of(run["digests"])):
             run = {"error": fault}
