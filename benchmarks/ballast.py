@@ -3,8 +3,8 @@
 A hypervisor takes back what its guest leaves free for some seconds (free page reporting), and then gives it again, a
 page at a time and ten times slower than the kernel clears one. So a load that happens to follow another's exit would
 find fresh memory cheap, and one that follows a pause dear. The ballast is held while nothing is measured and let go
-right before each measurement (and before a child starts that fills memory first), so that every load, whose ever, finds as much free memory as it can use, and all of it
-there, as it would on a machine without a hypervisor.
+right before each measurement, and before a child starts that fills memory first. So every load, whose ever, finds as
+much free memory as it can use, and all of it there, as it would on a machine without a hypervisor.
 """
 
 import ctypes

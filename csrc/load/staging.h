@@ -47,7 +47,7 @@ class StagingPool {
     std::byte* start_ = nullptr;
   };
 
-  // Empty when all slots are in use. Throws device.
+  // Empty when all slots are in use.
   Slot try_acquire();
   // Waits until a slot is free, or for `patience`.
   void wait_for_slot(std::chrono::milliseconds patience);

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from sllm_store.checkpoint import open_checkpoint
 from sllm_store.errors import InvalidArgumentError
 from sllm_store.plan import BLOCK_BYTES, HUGE_PAGE_BYTES, TENSOR_ALIGNMENT, make_plan
+from sllm_store.slicing import Slice
 
 
 def checkpoint_of(folder, sizes, padding=0):
@@ -61,6 +62,19 @@ def test_a_long_run_lies_as_in_the_file_modulo_a_huge_page(tmp_path):
     assert other.destination % HUGE_PAGE_BYTES == other.offset % HUGE_PAGE_BYTES
     assert short.destination - (other.destination + other.nbytes) < 2 * BLOCK_BYTES
     assert plan.target_bytes[0] < (37 << 20) + 2 * HUGE_PAGE_BYTES + 4 * BLOCK_BYTES
+
+
+def test_rows_far_apart_are_read_apart_and_near_ones_as_one_extent(tmp_path):
+    checkpoint = checkpoint_of(tmp_path, [4 * (5 << 20)])
+    (location,) = checkpoint.tensors.values()
+    rows = location.tensor.__class__("t0", "U8", (4, 5 << 20), location.tensor.start, location.tensor.nbytes)
+    checkpoint = checkpoint._replace(tensors={"t0": location.__class__(0, location.offset, rows)})
+    near = make_plan(checkpoint, ["t0"], slices={"t0": Slice(1, 0, 4 << 20)})
+    assert [extent.nbytes for extent in near.extents] == [3 * (5 << 20) + (4 << 20)]
+    far = make_plan(checkpoint, ["t0"], slices={"t0": Slice(1, 1 << 20, 2 << 20)})
+    assert [extent.offset - location.offset for extent in far.extents] == [(1 << 20) + n * (5 << 20) for n in range(4)]
+    assert [extent.destination for extent in far.extents] == [n << 20 for n in range(4)]
+    assert far.target_bytes == (4 << 20,)
 
 
 def test_an_aligned_file_is_one_extent_that_lies_as_in_the_file(tmp_path):
