@@ -80,7 +80,8 @@ bool StagingPool::make(std::size_t slot) {
     pins_.push_back(std::move(pin));
     return true;
   } catch (const Error&) {
-    // Drivers give many reasons for one thing, a limit that was met. A device that is lost says so at the next copy.
+    // Drivers give many reasons for one thing, a limit that was met. A device that is lost says so at the
+    // next copy.
   }
   const std::lock_guard lock(mutex_);
   is_pinning_ = false;
