@@ -12,11 +12,17 @@ import sys
 from collections.abc import Callable
 from typing import Any, TextIO
 
+import device_ladder
+import device_loads
+import device_speeds
 import ladder
 import measured_load
 import rates
 
 JOBS: dict[str, Callable[..., Callable[[], dict[str, Any]]]] = {
+    "device load": device_loads.prepare,
+    "device speeds": device_speeds.prepare,
+    "device steps": device_ladder.prepare,
     "load": measured_load.prepare,
     "rates": rates.prepare,
     "step": ladder.prepare,

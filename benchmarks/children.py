@@ -13,8 +13,11 @@ _CHILD = Path(__file__).with_name("child.py")
 DEADLINE_S = 600.0
 
 
-def measure(job: str, arguments: dict[str, Any], before_go: Callable[[], None]) -> dict[str, Any]:
-    """Start a child, let it prepare, call `before_go`, let it run. A child that fails gives {"error": its last words}.
+def measure(
+    job: str, arguments: dict[str, Any], before_go: Callable[[], None], deadline_s: float = DEADLINE_S
+) -> dict[str, Any]:
+    """Start a child, let it prepare, call `before_go`, let it run. A child that fails, or is not done by the deadline,
+    gives {"error": its last words}.
 
     What `before_go` raises ends the child and is raised.
     """
@@ -23,7 +26,7 @@ def measure(job: str, arguments: dict[str, Any], before_go: Callable[[], None]) 
         tempfile.TemporaryFile("w+") as words,
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=words, text=True) as process,
     ):
-        timer = threading.Timer(DEADLINE_S, process.kill)
+        timer = threading.Timer(deadline_s, process.kill)
         timer.start()
         try:
             answer = _converse(process, {"job": job, **arguments}, before_go)

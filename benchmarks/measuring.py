@@ -39,7 +39,9 @@ def describe_machine() -> dict[str, object]:
 
 
 def describe_commit() -> str:
-    """The commit that was measured, marked where the tree has changes."""
+    """The commit that was measured, marked where the tree has changes. $SLLM_COMMIT names it where git cannot."""
+    if named := os.environ.get("SLLM_COMMIT"):
+        return named
     try:
         return subprocess.check_output(
             ["git", "describe", "--always", "--dirty"], text=True, cwd=RESULTS.parent

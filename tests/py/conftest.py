@@ -1,0 +1,15 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def simulated_driver() -> str:
+    """The path of the simulated driver, built."""
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    return subprocess.check_output([ROOT / "tools/cuda_sim.sh"], text=True, env=environment).splitlines()[-1]
