@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -162,6 +163,9 @@ print(json.dumps(tensors["model.norm"].device))
     assert outcome.printed == "cuda:1"
 
 
+# What a failed copy is met by first: its event, the next copy, or the next event.
+COPY_FAILED = r"copies on cuda:0 failed|cannot (copy \d+ bytes to|(make|record) an event on) cuda:0"
+
 REFUSALS = """
 try:
     load_tensors(folder, device=sys.argv[2], framework=None)
@@ -177,14 +181,19 @@ except errors.SllmError as error:
         ("cuda:7", "devices=2", "InvalidArgumentError", "cuda:0 to cuda:1"),
         ("cuda:0", "devices=1,memory=1MiB", "OutOfMemoryError", "1048576 free"),
         ("cuda:0", "devices=1,version=11000", "UnsupportedError", "11.4 is needed"),
-        ("cuda:0", "devices=1,fail=copy:1:719", "DeviceError", "cuda:0"),
+        (
+            "cuda:0",
+            "devices=1,fail=copy:1:719",
+            "DeviceError",
+            COPY_FAILED,
+        ),
         ("xpu:0", "devices=1", "UnsupportedError", "loads onto cpu and cuda"),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(run, folder, device, settings, name, text):
     outcome = run(REFUSALS, folder, device, settings=settings)
     assert outcome.printed[0] == name
-    assert text in outcome.printed[1]
+    assert re.search(text, outcome.printed[1])
 
 
 def test_a_forked_child_is_told_why_it_cannot_use_the_driver(run, folder):
