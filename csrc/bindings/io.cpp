@@ -5,16 +5,20 @@
 #include "bindings/bindings.h"
 #include "io/file.h"
 #include "io/read_queue.h"
+#include "load/own_thread.h"
 
 namespace py = pybind11;
 
 namespace sllm {
 namespace {
 
-// By a real read of the descriptor's first block, as a load probes its first file.
+// By a real read of the descriptor's first block, as a load probes its first file, and in a thread of its own
+// as a load has one.
 std::string probe_queue(QueueKind kind, int fd) {
   const py::gil_scoped_release unlocked;
-  return std::string(make_read_queue(kind, 1, fd)->name());
+  std::string name;
+  run_in_own_thread([] {}, [&](const Interrupt&) { name = make_read_queue(kind, 1, fd)->name(); });
+  return name;
 }
 
 }  // namespace

@@ -13,6 +13,7 @@
 #include "base/error.h"
 #include "bindings/bindings.h"
 #include "bindings/memory.h"
+#include "load/own_thread.h"
 #include "load/pipeline.h"
 #include "memory/host_buffer.h"
 
@@ -119,7 +120,8 @@ py::dict load_plan(const LoadPlan& plan, const std::vector<py::object>& memory, 
   {
     const py::gil_scoped_release unlocked;
     options.is_fresh = host != nullptr && !host->is_touched(host_bytes);
-    report = load(plan, targets, options, Interruption(stop, handles_signals));
+    run_in_own_thread(Interruption(stop, handles_signals),
+                      [&](const Interrupt& interrupt) { report = load(plan, targets, options, interrupt); });
     if (host != nullptr && report.bytes_mapped == 0) host->note_touched(host_bytes);
   }
   return as_dict(report);
@@ -130,7 +132,8 @@ std::pair<py::dict, std::vector<std::pair<std::uint64_t, std::uint64_t>>> check_
   CheckResult result;
   {
     const py::gil_scoped_release unlocked;
-    result = check(plan, options, Interruption(stop, handles_signals));
+    run_in_own_thread(Interruption(stop, handles_signals),
+                      [&](const Interrupt& interrupt) { result = check(plan, options, interrupt); });
   }
   std::vector<std::pair<std::uint64_t, std::uint64_t>> bad;
   for (const BadSpan& span : result.bad_spans) bad.emplace_back(span.file, span.span);

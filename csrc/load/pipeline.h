@@ -34,9 +34,10 @@ namespace sllm {
 // Mapped bytes are the page cache's until they are written to: a file that is overwritten in place later
 // changes them, one that is truncated later kills who touches them.
 //
-// There is a target for each entry of the plan's target_bytes, at least that large. Throws invalid,
-// not_found, forbidden, io, corrupt, exhausted, device, or what `interrupt` threw. Then the targets' contents
-// are undefined, no read and no copy is in flight, and no thread is left.
+// The thread that calls it submits the reads; one that goes on to other work than loading has it run by
+// run_in_own_thread(). There is a target for each entry of the plan's target_bytes, at least that large.
+// Throws invalid, not_found, forbidden, io, corrupt, exhausted, device, or what `interrupt` threw. Then the
+// targets' contents are undefined, no read and no copy is in flight, and no thread is left.
 LoadReport load(const LoadPlan& plan, std::span<const Target> targets, const LoadOptions& options,
                 const Interrupt& interrupt);
 

@@ -13,8 +13,8 @@ enum class PageKind { kSmall, kHuge };
 // 1. Huge pages are measured first, then small ones.
 // 2. Huge ones are taken unless they cost more than kWorth times as much: whoever reads into them, and
 // whoever uses
-//    what lies there, gains from them later. (A drive's requests get by with fewer segments: 3.4 GB/s into
-//    huge pages where small ones take 2.6.)
+//    what lies there, gains from them later: a drive's requests get by with fewer segments, a reader's page
+//    walks are shorter.
 // 3. The other one is measured again after kFirstTrial populations, and each time it loses, after twice as
 // many
 //    as before, so that what is slow costs less and less.

@@ -59,8 +59,6 @@ def run(simulated_driver: str, tmp_path: Path):
             **os.environ,
             "SLLM_CUDA_DRIVER": simulated_driver,
             "SLLM_CUDA_SIM": f"{settings},report={account}",
-            # A ring that is closed may cut the next write to a pipe short, which unbuffered Python does not go on with.
-            "PYTHONUNBUFFERED": "",
         }
         command = [sys.executable, "-c", CHILD + code, *map(str, arguments)]
         child = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)

@@ -307,3 +307,25 @@ def test_a_load_takes_little_more_than_the_checkpoint(tmp_path, kind, memory):
         save_file(tensors, tmp_path / "it" / "model.safetensors")
     output = subprocess.check_output([sys.executable, "-c", PEAK, str(tmp_path / "it"), memory], text=True)
     assert int(output) < 256 << 20
+
+
+WRITES_AFTER_LOADS = """
+import os, sys
+import sllm_store
+message = b"x" * (2 << 20)
+for _ in range(40):
+    with open(sys.argv[2], "rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    sllm_store.load_tensors(sys.argv[1], framework=None, queue="auto")
+    assert os.write(1, message) == len(message), "a write to a pipe was cut short"
+"""
+
+
+def test_what_the_caller_writes_to_a_pipe_after_a_load_is_not_cut_short(tmp_path):
+    sllm_store.save_tensors(large(), tmp_path / "it")
+    arguments = [str(tmp_path / "it"), str(tmp_path / "it" / "model.safetensors")]
+    child = subprocess.run(
+        [sys.executable, "-c", WRITES_AFTER_LOADS, *arguments], capture_output=True, timeout=120, check=False
+    )
+    assert child.returncode == 0, child.stderr
+    assert len(child.stdout) == 40 * (2 << 20)
