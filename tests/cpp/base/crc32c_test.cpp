@@ -45,6 +45,7 @@ std::uint32_t crc32c_by_bits(std::span<const std::byte> bytes) {
 std::vector<std::pair<const char*, Update>> accelerated_updates() {
   std::vector<std::pair<const char*, Update>> updates;
   if (const Update update = crc32c_detail::find_x86_update()) updates.emplace_back("x86", update);
+  if (const Update update = crc32c_detail::find_folding_update()) updates.emplace_back("folding", update);
   if (const Update update = crc32c_detail::find_arm_update()) updates.emplace_back("arm", update);
   return updates;
 }
@@ -92,10 +93,24 @@ TEST(Crc32c, EveryImplementationAgreesWithTheTableAtAllLengthsAndAlignments) {
   }
 }
 
+TEST(Crc32c, EveryImplementationAgreesWithTheTableInBulk) {
+  const Bytes bytes = scrambled(200'000);
+  for (const auto& [name, update] : accelerated_updates()) {
+    for (const std::size_t start : {0, 1, 31, 64}) {
+      for (std::size_t count = 60'000; count <= bytes.size() - start; count += 9'973) {
+        ASSERT_EQ(update(0x12345678U, bytes.data() + start, count),
+                  crc32c_detail::update_by_table(0x12345678U, bytes.data() + start, count))
+            << name << ", " << count << " bytes at " << start;
+      }
+    }
+  }
+}
+
 TEST(Crc32c, IsTheOneThatTheProcessorHas) {
   const char* expected = "table";
   if (crc32c_detail::find_arm_update()) expected = "armv8-crc";
   if (crc32c_detail::find_x86_update()) expected = "sse4.2";
+  if (crc32c_detail::find_folding_update()) expected = "vpclmulqdq";
   EXPECT_EQ(crc32c_implementation(), expected);
 }
 
