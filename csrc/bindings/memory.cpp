@@ -58,16 +58,15 @@ ExportedTensor part_of(const ExportedTensor& whole, std::uint64_t offset,
   return part;
 }
 
-// A capsule for each (offset, bytes): uint8, one dimension.
+// A capsule for each offset and shape: uint8.
 template <typename Buffer>
-py::list export_ranges(const std::shared_ptr<Buffer>& buffer, const std::vector<std::uint64_t>& offsets,
-                       const std::vector<std::uint64_t>& sizes) {
-  if (offsets.size() != sizes.size()) throw Error(ErrorCode::kInvalid, "offsets and sizes differ in number");
+py::list export_bytes(const std::shared_ptr<Buffer>& buffer, const std::vector<std::uint64_t>& offsets,
+                      std::vector<std::vector<std::int64_t>> shapes) {
+  if (offsets.size() != shapes.size()) throw Error(ErrorCode::kInvalid, "offsets and shapes differ in number");
   const ExportedTensor whole = whole_of(buffer);
   py::list capsules(offsets.size());
   for (std::size_t i = 0; i < offsets.size(); ++i) {
-    capsules[i] =
-        make_capsule(part_of(whole, offsets[i], kBytes, {static_cast<std::int64_t>(sizes[i])}), false);
+    capsules[i] = make_capsule(part_of(whole, offsets[i], kBytes, std::move(shapes[i])), false);
   }
   return capsules;
 }
@@ -159,7 +158,7 @@ void bind_memory(py::module_& module) {
       .def(py::init(&HostBuffer::allocate), py::arg("nbytes"))
       .def_buffer(view_of)
       .def("__len__", [](const HostBuffer& buffer) { return buffer.bytes().size(); })
-      .def("export_ranges", export_ranges<HostBuffer>, py::arg("offsets"), py::arg("sizes"))
+      .def("export_bytes", export_bytes<HostBuffer>, py::arg("offsets"), py::arg("shapes"))
       .def("export_tensor", export_tensor<HostBuffer>, py::arg("offset"), py::arg("element"),
            py::arg("shape"), py::arg("is_versioned"));
   bind_devices(module);
@@ -167,7 +166,7 @@ void bind_memory(py::module_& module) {
       .def("__len__", [](const DeviceBuffer& buffer) { return buffer.memory->bytes(); })
       .def_property_readonly("device", [](const DeviceBuffer& buffer) { return buffer.device; })
       .def_property_readonly("address", [](const DeviceBuffer& buffer) { return buffer.memory->address(); })
-      .def("export_ranges", export_ranges<DeviceBuffer>, py::arg("offsets"), py::arg("sizes"))
+      .def("export_bytes", export_bytes<DeviceBuffer>, py::arg("offsets"), py::arg("shapes"))
       .def("export_tensor", export_tensor<DeviceBuffer>, py::arg("offset"), py::arg("element"),
            py::arg("shape"), py::arg("is_versioned"))
       .def("copy_to_host", copy_to_host, py::arg("offset"), py::arg("into"));

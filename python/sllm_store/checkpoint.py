@@ -70,6 +70,10 @@ class Checkpoint(NamedTuple):
             raise InvalidArgumentError(f"no tensor {name} in {self.path}")
         return location
 
+    def dtypes(self) -> set[str]:
+        """The element types that its tensors have."""
+        return {location.tensor.dtype for location in self.tensors.values()}
+
     def names(self) -> list[str]:
         """The names of all tensors: the stored ones in the order of their bytes, then the tied ones."""
         return [*self.tensors, *self.tied]

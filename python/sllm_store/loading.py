@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal, overload
 
 from sllm_store import _core
 from sllm_store.checkpoint import open_checkpoint
+from sllm_store.collecting import paused_collections
 from sllm_store.devices import DeviceChoice, device_names
 from sllm_store.reading import (
     LoadRequest,
@@ -111,10 +112,11 @@ def load_tensors(
     check_framework(framework)
     if framework == "torch":
         check_devices(device_names(device))
-    checkpoint = open_checkpoint(path)
-    wanted = select_names(checkpoint, names)
-    if framework == "torch" and not raw:
-        check_dtypes(checkpoint, wanted)
+    with paused_collections():
+        checkpoint = open_checkpoint(path)
+        wanted = None if names is None else select_names(checkpoint, names)
+        if framework == "torch" and not raw:
+            check_dtypes(checkpoint, checkpoint.names() if wanted is None else wanted)
     opened = time.perf_counter()
     loaded = load_bytes(checkpoint, request._replace(names=wanted), _core.StopFlag())
     read = time.perf_counter()

@@ -7,6 +7,7 @@ from typing import Final, Literal, NamedTuple
 
 from sllm_store import _core
 from sllm_store.checkpoint import Checkpoint, Partition
+from sllm_store.collecting import paused_collections
 from sllm_store.devices import DeviceChoice, choose_targets, device_names
 from sllm_store.errors import InvalidArgumentError
 from sllm_store.header import StoredTensor
@@ -101,11 +102,12 @@ def select_names(checkpoint: Checkpoint, names: Iterable[str] | None) -> list[st
 def load_bytes(checkpoint: Checkpoint, request: LoadRequest, stop: _core.StopFlag) -> Loaded:
     """Read the named tensors into memory; `stop` ends it from another thread with CancelledError."""
     start = time.perf_counter()
-    names = select_names(checkpoint, request.names)
-    targets = choose_targets(checkpoint, names, request.device)
-    slices = choose_slices(checkpoint, request)
-    plan = make_plan(checkpoint, names, targets, slices)
-    native = native_plan(checkpoint, plan, verify=request.verify)
+    with paused_collections():
+        names = select_names(checkpoint, request.names)
+        targets = choose_targets(checkpoint, names, request.device)
+        slices = choose_slices(checkpoint, request)
+        plan = make_plan(checkpoint, names, targets, slices)
+        native = native_plan(checkpoint, plan, verify=request.verify)
     planned = time.perf_counter()
     buffers = [_allocate(checkpoint, plan, request, target) for target in enumerate(targets.devices)]
     stages = _core.load(native, buffers, load_options(request), stop, is_main_thread())

@@ -1,12 +1,10 @@
 """Memory of ours as torch tensors."""
 
-import gc
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING
 
 from sllm_store.checkpoint import Checkpoint
+from sllm_store.collecting import paused_collections
 from sllm_store.dtypes import DTYPES
 from sllm_store.errors import UnsupportedError
 from sllm_store.header import StoredTensor
@@ -19,6 +17,8 @@ if TYPE_CHECKING:
 
 def check_dtypes(checkpoint: Checkpoint, names: list[str]) -> None:
     """Raise UnsupportedError for the first tensor that this torch cannot hold."""
+    if all(torch_dtype(dtype) and DTYPES[dtype].per_element == 1 for dtype in checkpoint.dtypes()):
+        return
     for name in names:
         tensor = checkpoint.locate(name).tensor
         if torch_dtype(tensor.dtype) is None or _unpackable(tensor):
@@ -56,50 +56,38 @@ def check_devices(devices: list[str]) -> None:
 
 def to_torch(loaded: "Loaded", *, raw: bool) -> "dict[str, torch.Tensor]":
     """A tensor for each name, on memory that the buffers share with it; tied names get the same memory."""
-    with _no_collections():
-        parts = _parts(loaded)
-        tensors = {}
-        for name in loaded.names:
-            tensor = loaded.tensor(name)
-            part = parts[tensor.name]
-            tensors[name] = part.view(-1) if raw else _shaped(part, tensor)
-    return tensors
+    with paused_collections():
+        stored = _stored_tensors(loaded, raw=raw)
+        tied = loaded.checkpoint.tied
+        return {name: stored[tied.get(name, name)] for name in loaded.names}
 
 
-def _parts(loaded: "Loaded") -> "dict[str, torch.Tensor]":
-    """The bytes of each stored tensor, in one dimension."""
+def _stored_tensors(loaded: "Loaded", *, raw: bool) -> "dict[str, torch.Tensor]":
     from torch.utils.dlpack import from_dlpack
 
-    parts = {}
+    made = {}
     for target, buffer in enumerate(loaded.buffers):
-        places = {name: place.offset for name, place in loaded.plan.places.items() if place.target == target}
-        capsules = buffer.export_ranges(list(places.values()), [loaded.tensor(name).nbytes for name in places])
-        parts.update({name: from_dlpack(capsule) for name, capsule in zip(places, capsules, strict=True)})
-    return parts
+        tensors = [loaded.tensor(name) for name, place in loaded.plan.places.items() if place.target == target]
+        offsets = [place.offset for place in loaded.plan.places.values() if place.target == target]
+        shapes = [(tensor.nbytes,) if raw else _shape_in_bytes(tensor) for tensor in tensors]
+        for tensor, capsule in zip(tensors, buffer.export_bytes(offsets, shapes), strict=True):
+            part = from_dlpack(capsule)
+            made[tensor.name] = part if raw else _typed(part, tensor)
+    return made
 
 
-@contextmanager
-def _no_collections() -> Iterator[None]:
-    """Thousands of new tensors, none of them garbage, would have the collector look through all of them again and
-    again, which takes longer than making them."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
+def _shape_in_bytes(tensor: StoredTensor) -> tuple[int, ...]:
+    """The shape as uint8, so that viewing it as the dtype gives the tensor's own; a scalar has one dimension."""
+    if not tensor.shape:
+        return (tensor.nbytes,)
+    return (*tensor.shape[:-1], tensor.shape[-1] * DTYPES[tensor.dtype].bits // 8)
+
+
+def _typed(part: "torch.Tensor", tensor: StoredTensor) -> "torch.Tensor":
+    typed = part.view(torch_dtype(tensor.dtype))
+    return typed if tensor.shape else typed.view(())
 
 
 def _unpackable(tensor: StoredTensor) -> bool:
     per_element = DTYPES[tensor.dtype].per_element
     return per_element > 1 and (not tensor.shape or tensor.shape[-1] % per_element != 0)
-
-
-def _shaped(part: "torch.Tensor", tensor: StoredTensor) -> "torch.Tensor":
-    dtype = torch_dtype(tensor.dtype)
-    shape = tensor.shape
-    per_element = DTYPES[tensor.dtype].per_element
-    if per_element > 1:
-        shape = (*shape[:-1], shape[-1] // per_element)
-    return part.view(dtype).view(shape)
