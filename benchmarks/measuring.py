@@ -39,15 +39,21 @@ def describe_machine() -> dict[str, object]:
 
 
 def describe_commit() -> str:
-    """The commit that was measured, marked where the tree has changes. $SLLM_COMMIT names it where git cannot."""
+    """The commit that was measured, marked where the tree has changes, other than in results. $SLLM_COMMIT names it
+    where git cannot."""
     if named := os.environ.get("SLLM_COMMIT"):
         return named
+    root = RESULTS.parents[1]
     try:
-        return subprocess.check_output(
-            ["git", "describe", "--always", "--dirty"], text=True, cwd=RESULTS.parent
-        ).strip()
+        commit = _git(root, "describe", "--always")
+        changes = _git(root, "status", "--porcelain", "--", ".", ":!benchmarks/results")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+    return f"{commit}-dirty" if changes else commit
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    return subprocess.check_output(["git", *arguments], text=True, cwd=folder, stderr=subprocess.DEVNULL).strip()
 
 
 def drop_page_cache() -> bool:
