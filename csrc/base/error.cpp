@@ -57,6 +57,7 @@ ErrorCode code_of_errno(int number) {
     case ENOMEM:
     case EMFILE:
     case ENFILE:
+    case ENOLCK:
       return ErrorCode::kExhausted;
     case ENOSYS:
     case EOPNOTSUPP:

@@ -33,11 +33,13 @@ using LeaseNumber = std::uint64_t;
 //    last descriptor and the last mapping of it are gone, in whatever process.
 // 3. So is_leased() asks the kernel, and nothing here has to be told that a client died.
 //
-// Thread-safe, but for the chunks' bytes: who writes them when is the owner's agreement.
+// Every range is checked: one that is empty or leaves the pool throws invalid. Thread-safe, but for the chunks'
+// bytes: who writes them when is the owner's agreement.
 class ChunkPool {
  public:
-  // `chunk_bytes` is 4 MiB times a power of two, `bytes` a multiple of it. Touches nothing. Throws invalid,
-  // exhausted, and unsupported where the kernel lacks the seals (before Linux 5.1).
+  // `chunk_bytes` is 4 MiB times a power of two, `bytes` a multiple of it. Touches nothing. The memory starts at
+  // a multiple of kHugePageBytes. Throws invalid, exhausted, and unsupported where the kernel lacks the seals
+  // (before Linux 5.1).
   ChunkPool(std::uint64_t bytes, std::uint64_t chunk_bytes);
 
   std::uint64_t chunk_bytes() const { return chunk_bytes_; }
@@ -45,19 +47,23 @@ class ChunkPool {
   std::span<std::byte> memory() const { return {mapping_.start(), bytes_}; }
   std::span<std::byte> memory(ChunkRange range) const;
 
-  // A descriptor that leases the chunks; it is closed on exec. Throws io or exhausted.
+  // A descriptor that leases the chunks; it is closed on exec. Throws exhausted, and whatever opening a file
+  // throws: it takes /proc.
   UniqueFd open_lease(LeaseNumber number, std::span<const ChunkRange> ranges) const;
   // Whether any lease covers any of these chunks.
   bool is_leased(ChunkRange range) const;
   // Whether a descriptor or a mapping of that lease is left anywhere.
   bool is_alive(LeaseNumber number) const;
 
-  // Chunks whose memory is there, as far as it was told.
+  // Whether the chunk's memory is there, as far as it was told.
   bool is_touched(std::uint64_t chunk) const;
   void note_touched(ChunkRange range);
   std::uint64_t touched_chunks() const { return touched_count_.load(std::memory_order_relaxed); }
 
  private:
+  void check(ChunkRange range) const;
+  bool is_locked(std::uint64_t first, std::uint64_t count) const;
+
   std::uint64_t bytes_;
   std::uint64_t chunk_bytes_;
   UniqueFd file_;
