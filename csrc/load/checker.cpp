@@ -126,6 +126,7 @@ Checker::Tally Checker::finish(FinishedRead& finished) const {
     land(finished);
     tally.copy_s = watch.elapsed_s();
   }
+  if (work_.on_landed) work_.on_landed(read);
   return tally;
 }
 

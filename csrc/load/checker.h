@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <deque>
 #include <exception>
+#include <functional>
 #include <mutex>
 #include <span>
 #include <thread>
@@ -50,6 +51,8 @@ class Checker {
     std::span<const Target> targets;
     OnCorrupt on_corrupt;
     Populator* fresh;  // faults in what is copied in place; null where that has been touched
+    // Called when all of a read's bytes lie where they belong in host memory, or none; it may throw.
+    std::function<void(const PlannedRead& read)> on_landed;
   };
 
   Checker(const Work& work, Landing& landing, unsigned threads);

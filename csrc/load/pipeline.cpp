@@ -38,6 +38,14 @@ void validate(const LoadPlan& plan, std::span<const Target> targets) {
   }
 }
 
+// Of a device's copies nobody knows which part of them is done.
+void refuse_to_follow_devices(std::span<const Target> targets, const LoadOptions& options) {
+  const bool are_host =
+      std::all_of(targets.begin(), targets.end(), [](const Target& target) { return target.is_host(); });
+  if (!options.on_landed || are_host) return;
+  throw Error(ErrorCode::kInvalid, "what lands on a device cannot be followed");
+}
+
 // As large as asked for, but small enough that a small load keeps the drive as deep as a large one, and its
 // bytes are checked and copied while others are read.
 LoadOptions fitted(const LoadOptions& options, const LoadPlan& plan) {
@@ -82,13 +90,14 @@ LoadReport load(const LoadPlan& plan, std::span<const Target> targets, const Loa
                 const Interrupt& interrupt) {
   validate(plan, options);
   validate(plan, targets);
+  refuse_to_follow_devices(targets, options);
   if (plan.files.empty()) return {};
   const LoadOptions fit = fitted(options, plan);
   const Schedule schedule = make_schedule(plan, targets, fit.extent_bytes);
   std::optional<Populator> populator;
   const std::span<std::byte> fresh = fresh_memory(targets, options);
   if (!fresh.empty()) populator.emplace(fresh);
-  const Checker::Work work{plan, schedule, targets, OnCorrupt::kFail, populator ? &*populator : nullptr};
+  const Checker::Work work{plan, schedule, targets, OnCorrupt::kFail, populator ? &*populator : nullptr, {}};
   return run(work, fit, interrupt).report;
 }
 
@@ -96,7 +105,7 @@ CheckResult check(const LoadPlan& plan, const LoadOptions& options, const Interr
   validate(plan, options);
   if (plan.files.empty()) return {};
   const Schedule schedule = make_check_schedule(plan, options.extent_bytes);
-  return run({plan, schedule, {}, OnCorrupt::kCollect, nullptr}, options, interrupt);
+  return run({plan, schedule, {}, OnCorrupt::kCollect, nullptr, {}}, options, interrupt);
 }
 
 }  // namespace sllm

@@ -32,18 +32,30 @@ Run::Run(const Checker::Work& work, const LoadOptions& options, const Interrupt&
       schedule_(work.schedule),
       targets_(work.targets),
       interrupt_(interrupt),
+      follows_landing_(options.on_landed != nullptr),
       populator_(work.fresh),
       sources_(work.plan, work.schedule, {options.access, options.cache}),
       queue_(make_queue(options)),
       landing_(work.targets),
       reading_(work.schedule.reads.size()) {
   make_staging(options);
-  checker_.emplace(work, landing_, check_threads(options));
+  checker_.emplace(with_landed(work, options.on_landed), landing_, check_threads(options));
   map_all();
   if (queue_ == nullptr) return;
   if (options.registers) prepare_queue();
   if (populator_ != nullptr) prefaulter_.emplace(pieces_to_read(), *populator_);
   reader_.emplace(*queue_);
+}
+
+// Bytes that nobody verifies are the file's only if that did not change before they were there.
+Checker::Work Run::with_landed(const Checker::Work& work, const OnLanded& on_landed) const {
+  Checker::Work with = work;
+  if (!on_landed) return with;
+  with.on_landed = [this, on_landed](const PlannedRead& read) {
+    if (plan_.files[read.file].span_crcs.empty()) sources_.check_unchanged(plan_, read.file);
+    on_landed(read.file, read.offset, read.bytes);
+  };
+  return with;
 }
 
 // Null where nothing is read from the drive.
@@ -188,7 +200,9 @@ void Run::hand_over(FinishedRead& reading) {
   const PlannedRead& read = *reading.read;
   const bool is_verified = !plan_.files[read.file].span_crcs.empty();
   FinishedRead finished = std::move(reading);
-  if (is_verified || read.pieces > 0 || finished.fetch == Fetch::kCopied) checker_->push(std::move(finished));
+  if (is_verified || read.pieces > 0 || finished.fetch == Fetch::kCopied || follows_landing_) {
+    checker_->push(std::move(finished));
+  }
 }
 
 void Run::finish() {

@@ -33,6 +33,7 @@ class Run {
   std::vector<BadSpan> bad_spans() const { return checker_->bad_spans(); }
 
  private:
+  Checker::Work with_landed(const Checker::Work& work, const OnLanded& on_landed) const;
   void make_staging(const LoadOptions& options);
   void prepare_queue();
   std::unique_ptr<ReadQueue> make_queue(const LoadOptions& options) const;
@@ -54,6 +55,7 @@ class Run {
   const Schedule& schedule_;
   std::span<const Target> targets_;
   const Interrupt& interrupt_;
+  bool follows_landing_;
   LoadReport report_;
   Populator* populator_;  // null where no target is fresh
   std::size_t landing_in_place_ = 0;

@@ -66,6 +66,12 @@ std::size_t Sources::count(Fetch fetch) const {
   return static_cast<std::size_t>(std::count(fetches_.begin(), fetches_.end(), fetch));
 }
 
+void Sources::check_unchanged(const LoadPlan& plan, std::uint64_t number) const {
+  if (files_[number] && files_[number]->identity() != plan.files[number].identity) {
+    refuse_changed(*files_[number]);
+  }
+}
+
 void Sources::check_unchanged(const LoadPlan& plan) const {
   for (std::size_t i = 0; i < files_.size(); ++i) {
     // The path too: a file that was replaced still reads as it was, but its neighbours may not.

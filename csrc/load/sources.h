@@ -44,6 +44,8 @@ class Sources {
 
   // Throws corrupt if a file, or what has its path by now, is not as it was planned.
   void check_unchanged(const LoadPlan& plan) const;
+  // Of one open file alone, whatever has its path.
+  void check_unchanged(const LoadPlan& plan, std::uint64_t number) const;
 
  private:
   Fetch choose(const PlannedRead& read, CacheUse cache) const;
