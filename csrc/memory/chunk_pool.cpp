@@ -35,7 +35,8 @@ void check_sizes(std::uint64_t bytes, std::uint64_t chunk_bytes) {
                       bytes <= kMostBytes && bytes % chunk_bytes == 0;
   if (is_fit) return;
   throw Error(ErrorCode::kInvalid, "a pool of " + std::to_string(bytes) + " bytes is not whole chunks of " +
-                                       std::to_string(chunk_bytes) + ", or these not 4 MiB times a power of two");
+                                       std::to_string(chunk_bytes) +
+                                       ", or these not 4 MiB times a power of two");
 }
 
 UniqueFd make_file() {
@@ -48,7 +49,8 @@ UniqueFd make_file() {
 // Its owner alone may open it again, and for reading only.
 UniqueFd make_sized_file(std::uint64_t bytes) {
   UniqueFd file = make_file();
-  if (!file || ::fchmod(file.get(), S_IRUSR) != 0 || ::ftruncate(file.get(), static_cast<off_t>(bytes)) != 0) {
+  if (!file || ::fchmod(file.get(), S_IRUSR) != 0 ||
+      ::ftruncate(file.get(), static_cast<off_t>(bytes)) != 0) {
     refuse(bytes, errno);
   }
   return file;
@@ -57,7 +59,8 @@ UniqueFd make_sized_file(std::uint64_t bytes) {
 Mapping map_shared(int file, std::uint64_t bytes) {
   Mapping mapping = map_aligned(bytes, kHugePageBytes, PROT_NONE);
   const int flags = MAP_SHARED | MAP_FIXED;
-  if (::mmap(mapping.start(), bytes, PROT_READ | PROT_WRITE, flags, file, 0) == MAP_FAILED) refuse(bytes, errno);
+  if (::mmap(mapping.start(), bytes, PROT_READ | PROT_WRITE, flags, file, 0) == MAP_FAILED)
+    refuse(bytes, errno);
   return mapping;
 }
 
@@ -73,8 +76,8 @@ struct flock lock_of(short type, std::uint64_t first, std::uint64_t count) {
 void lock_for_reading(int file, std::uint64_t first, std::uint64_t count) {
   struct flock lock = lock_of(F_RDLCK, first, count);
   if (::fcntl(file, F_OFD_SETLK, &lock) == 0) return;
-  throw error_from_errno(errno, "cannot lease " + std::to_string(count) + " chunks from " +
-                                    std::to_string(first) + " on");
+  throw error_from_errno(
+      errno, "cannot lease " + std::to_string(count) + " chunks from " + std::to_string(first) + " on");
 }
 
 }  // namespace
@@ -84,6 +87,8 @@ ChunkPool::ChunkPool(std::uint64_t bytes, std::uint64_t chunk_bytes)
   check_sizes(bytes, chunk_bytes);
   file_ = make_sized_file(bytes);
   mapping_ = map_shared(file_.get(), bytes);
+  // Where the kernel gives such memory huge pages on advice (shmem_enabled), the first touch brings one.
+  advise_pages(memory(), PageKind::kHuge);
   touched_ = std::make_unique<std::atomic<bool>[]>(chunks());
   if (::fcntl(file_.get(), F_ADD_SEALS, kSeals) == 0) return;
   if (errno != EINVAL) refuse(bytes, errno);
@@ -92,8 +97,9 @@ ChunkPool::ChunkPool(std::uint64_t bytes, std::uint64_t chunk_bytes)
 
 void ChunkPool::check(ChunkRange range) const {
   if (range.count > 0 && range.first < chunks() && range.count <= chunks() - range.first) return;
-  throw Error(ErrorCode::kInvalid, std::to_string(range.count) + " chunks from " + std::to_string(range.first) +
-                                       " on in a pool of " + std::to_string(chunks()));
+  throw Error(ErrorCode::kInvalid, std::to_string(range.count) + " chunks from " +
+                                       std::to_string(range.first) + " on in a pool of " +
+                                       std::to_string(chunks()));
 }
 
 std::span<std::byte> ChunkPool::memory(ChunkRange range) const {

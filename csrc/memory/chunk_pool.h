@@ -28,18 +28,18 @@ using LeaseNumber = std::uint64_t;
 //    shrinking, further seals and future writes (memfd_create(2), F_SEAL_FUTURE_WRITE). From then on nobody
 //    but this mapping can write to it, whoever has a descriptor.
 // 2. A lease is a file description of its own, read-only, with an OFD read lock on byte i for each chunk i
-//    that it covers (fcntl(2), open file description locks), and one on a byte of the lease's own behind those
-//    of all chunks. Whoever gets its descriptor maps the chunks privately. The kernel drops the locks when the
-//    last descriptor and the last mapping of it are gone, in whatever process.
+//    that it covers (fcntl(2), open file description locks), and one on a byte of the lease's own behind
+//    those of all chunks. Whoever gets its descriptor maps the chunks privately. The kernel drops the locks
+//    when the last descriptor and the last mapping of it are gone, in whatever process.
 // 3. So is_leased() asks the kernel, and nothing here has to be told that a client died.
 //
-// Every range is checked: one that is empty or leaves the pool throws invalid. Thread-safe, but for the chunks'
-// bytes: who writes them when is the owner's agreement.
+// Every range is checked: one that is empty or leaves the pool throws invalid. Thread-safe, but for the
+// chunks' bytes: who writes them when is the owner's agreement.
 class ChunkPool {
  public:
-  // `chunk_bytes` is 4 MiB times a power of two, `bytes` a multiple of it. Touches nothing. The memory starts at
-  // a multiple of kHugePageBytes. Throws invalid, exhausted, and unsupported where the kernel lacks the seals
-  // (before Linux 5.1).
+  // `chunk_bytes` is 4 MiB times a power of two, `bytes` a multiple of it. Touches nothing. The memory starts
+  // at a multiple of kHugePageBytes. Throws invalid, exhausted, and unsupported where the kernel lacks the
+  // seals (before Linux 5.1).
   ChunkPool(std::uint64_t bytes, std::uint64_t chunk_bytes);
 
   std::uint64_t chunk_bytes() const { return chunk_bytes_; }
