@@ -31,9 +31,9 @@ bool answers_direct_reads(int fd) {
   return result >= 0 || errno != EINVAL;
 }
 
-[[noreturn]] void refuse_short(const File& file, std::uint64_t offset, std::size_t bytes, int number) {
+[[noreturn]] void refuse_short(const std::string& name, std::uint64_t offset, std::size_t bytes, int number) {
   const std::string failed =
-      "cannot read " + std::to_string(bytes) + " bytes at " + std::to_string(offset) + " from " + file.path();
+      "cannot read " + std::to_string(bytes) + " bytes at " + std::to_string(offset) + " from " + name;
   if (number != 0) throw error_from_errno(number, failed);
   throw Error(ErrorCode::kCorrupt, failed + ": the file ends there");
 }
@@ -73,10 +73,14 @@ FileIdentity File::identity_of_path() const {
 }
 
 void read_wholly(const File& file, std::uint64_t offset, std::span<std::byte> into) {
+  read_wholly(file.fd(), file.path(), offset, into);
+}
+
+void read_wholly(int fd, const std::string& name, std::uint64_t offset, std::span<std::byte> into) {
   while (!into.empty()) {
-    const ssize_t count = ::pread(file.fd(), into.data(), into.size(), static_cast<off_t>(offset));
+    const ssize_t count = ::pread(fd, into.data(), into.size(), static_cast<off_t>(offset));
     if (count < 0 && errno == EINTR) continue;
-    if (count <= 0) refuse_short(file, offset, into.size(), count < 0 ? errno : 0);
+    if (count <= 0) refuse_short(name, offset, into.size(), count < 0 ? errno : 0);
     into = into.subspan(static_cast<std::size_t>(count));
     offset += static_cast<std::uint64_t>(count);
   }

@@ -49,5 +49,7 @@ class File {
 
 // Reads all of `into` from a file that is not direct, waiting for it. Throws io, corrupt where the file ends.
 void read_wholly(const File& file, std::uint64_t offset, std::span<std::byte> into);
+// The same for a descriptor; `name` is for the error.
+void read_wholly(int fd, const std::string& name, std::uint64_t offset, std::span<std::byte> into);
 
 }  // namespace sllm
