@@ -140,7 +140,11 @@ void Checker::fetch_span(const FinishedRead& finished, std::uint64_t at, std::ui
                                          ": the file was truncated, or its drive failed");
   }
   // Fault the pages in as a batch: one at a time inside pread costs more than the copy.
-  if (work_.fresh != nullptr && finished.read->in_place) work_.fresh->populate({finished.bytes + at, bytes});
+  const PlannedRead& read = *finished.read;
+  if (work_.fresh != nullptr && read.in_place &&
+      work_.targets[read.target].is_fresh_at(read.destination + at, bytes)) {
+    work_.fresh->populate({finished.bytes + at, bytes});
+  }
   read_wholly(*finished.cached, finished.read->offset + at, {finished.bytes + at, bytes});
 }
 

@@ -46,6 +46,16 @@ void refuse_to_follow_devices(std::span<const Target> targets, const LoadOptions
   throw Error(ErrorCode::kInvalid, "what lands on a device cannot be followed");
 }
 
+// A private mapping in its place would take shared memory from those who share it.
+void validate(std::span<const Target> targets, const LoadOptions& options) {
+  const bool may_map = options.cache == CacheUse::kMap || options.cache == CacheUse::kMapCached;
+  const bool is_shared = std::any_of(targets.begin(), targets.end(),
+                                     [](const Target& target) { return target.backing == Backing::kShared; });
+  if (may_map && is_shared) {
+    throw Error(ErrorCode::kInvalid, "cannot map a file in the place of shared memory");
+  }
+}
+
 // As large as asked for, but small enough that a small load keeps the drive as deep as a large one, and its
 // bytes are checked and copied while others are read.
 LoadOptions fitted(const LoadOptions& options, const LoadPlan& plan) {
@@ -58,15 +68,16 @@ LoadOptions fitted(const LoadOptions& options, const LoadPlan& plan) {
   return fit;
 }
 
-// What is faulted in ahead: the fresh target that reads may land in.
-std::span<std::byte> fresh_memory(std::span<const Target> targets, const LoadOptions& options) {
-  std::span<std::byte> memory;
+// For what is faulted in ahead: the fresh target that reads may land in.
+std::optional<Populator> make_populator(std::span<const Target> targets, const LoadOptions& options) {
+  const Target* fresh = nullptr;
   for (const Target& target : targets) {
-    if (!target.is_host() || !target.is_exclusive) continue;
-    if (!memory.empty()) throw Error(ErrorCode::kInvalid, "two exclusive targets in host memory");
-    memory = {target.at(0), target.bytes};
+    if (!target.is_host() || !target.is_exclusive || target.bytes == 0) continue;
+    if (fresh != nullptr) throw Error(ErrorCode::kInvalid, "two exclusive targets in host memory");
+    fresh = &target;
   }
-  return options.is_fresh ? memory : std::span<std::byte>();
+  if (fresh == nullptr || !options.is_fresh) return std::nullopt;
+  return std::optional<Populator>(std::in_place, std::span(fresh->at(0), fresh->bytes), fresh->backing);
 }
 
 CheckResult run(const Checker::Work& work, const LoadOptions& options, const Interrupt& interrupt) {
@@ -90,13 +101,12 @@ LoadReport load(const LoadPlan& plan, std::span<const Target> targets, const Loa
                 const Interrupt& interrupt) {
   validate(plan, options);
   validate(plan, targets);
+  validate(targets, options);
   refuse_to_follow_devices(targets, options);
   if (plan.files.empty()) return {};
   const LoadOptions fit = fitted(options, plan);
   const Schedule schedule = make_schedule(plan, targets, fit.extent_bytes);
-  std::optional<Populator> populator;
-  const std::span<std::byte> fresh = fresh_memory(targets, options);
-  if (!fresh.empty()) populator.emplace(fresh);
+  std::optional<Populator> populator = make_populator(targets, options);
   const Checker::Work work{plan, schedule, targets, OnCorrupt::kFail, populator ? &*populator : nullptr, {}};
   return run(work, fit, interrupt).report;
 }

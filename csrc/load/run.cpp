@@ -110,12 +110,14 @@ std::size_t Run::staged_reads() const {
 
 std::byte* Run::place_of(const PlannedRead& read) const { return targets_[read.target].at(read.destination); }
 
+// One for each read in place, empty where there is nothing to fault in.
 std::vector<std::span<std::byte>> Run::pieces_to_read() const {
   std::vector<std::span<std::byte>> pieces;
   for (std::size_t index = 0; index < schedule_.reads.size(); ++index) {
     const PlannedRead& read = schedule_.reads[index];
-    const bool is_read = read.in_place && sources_.fetch_of(index) == Fetch::kRead;
-    if (is_read) pieces.emplace_back(place_of(read), read.bytes);
+    if (!read.in_place || sources_.fetch_of(index) != Fetch::kRead) continue;
+    const bool is_fresh = targets_[read.target].is_fresh_at(read.destination, read.bytes);
+    pieces.emplace_back(place_of(read), is_fresh ? read.bytes : 0);
   }
   return pieces;
 }

@@ -14,6 +14,7 @@ namespace {
 // Younger than some headers.
 constexpr int kPopulateRead = 22;
 constexpr int kPopulateWrite = 23;
+constexpr int kCollapse = 25;
 
 bool advise(std::span<std::byte> memory, int advice) {
   const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
@@ -27,6 +28,8 @@ bool advise(std::span<std::byte> memory, int advice) {
 bool populate_read(std::span<std::byte> memory) { return advise(memory, kPopulateRead) || errno != EFAULT; }
 
 void populate_write(std::span<std::byte> memory) { advise(memory, kPopulateWrite); }
+
+bool collapse(std::span<std::byte> memory) { return advise(memory, kCollapse); }
 
 void advise_pages(std::span<std::byte> memory, PageKind kind) {
   advise(memory, kind == PageKind::kHuge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);

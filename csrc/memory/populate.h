@@ -24,6 +24,12 @@ void populate_write(std::span<std::byte> memory);
 // Whether populate_write() does anything here.
 bool can_populate();
 
+// Puts huge pages in the place of small ones, the contents left alone, also while others write to them, where
+// `memory` has whole ones (madvise(2), MADV_COLLAPSE). For memory of which each huge page's place has a page
+// at least. False where not all of them are huge then: the kernel cannot (before 6.1), may not, or has no
+// memory in one piece.
+bool collapse(std::span<std::byte> memory);
+
 // Which pages memory that is not there yet shall come in (MADV_HUGEPAGE, MADV_NOHUGEPAGE). The kernel may
 // have its own mind: nothing happens where it was built or told to have no huge pages.
 void advise_pages(std::span<std::byte> memory, PageKind kind);

@@ -49,6 +49,7 @@ void Prefaulter::run(const std::stop_token& stop) {
   while (!stop.stop_requested()) {
     const std::size_t piece = next_.fetch_add(1, std::memory_order_relaxed);
     if (piece >= pieces_.size()) return;
+    if (pieces_[piece].empty()) continue;
     const Stopwatch watch;
     populator_.populate(pieces_[piece]);
     busy_s_.fetch_add(watch.elapsed_s(), std::memory_order_relaxed);
