@@ -2,8 +2,11 @@
 
 #include <pybind11/stl.h>
 
+#include <array>
+#include <cstring>
 #include <limits>
 #include <string>
+#include <string_view>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -12,6 +15,7 @@
 #include "base/size.h"
 #include "bindings/bindings.h"
 #include "bindings/dlpack.h"
+#include "memory/mapped_region.h"
 
 namespace py = pybind11;
 
@@ -20,7 +24,9 @@ namespace {
 
 constexpr std::pair<std::uint8_t, std::uint8_t> kBytes{1, 8};  // unsigned, of 8 bits
 
-ExportedTensor whole_of(const std::shared_ptr<HostBuffer>& buffer) {
+// A HostBuffer or a MappedRegion.
+template <typename Buffer>
+ExportedTensor whole_of(const std::shared_ptr<Buffer>& buffer) {
   return {.owner = buffer,
           .address = reinterpret_cast<std::uint64_t>(buffer->bytes().data()),
           .bytes = buffer->bytes().size(),
@@ -78,7 +84,8 @@ py::object export_tensor(const std::shared_ptr<Buffer>& buffer, std::uint64_t of
   return make_capsule(part_of(whole_of(buffer), offset, type, std::move(shape)), is_versioned);
 }
 
-py::buffer_info view_of(HostBuffer& buffer) {
+template <typename Buffer>
+py::buffer_info view_of(Buffer& buffer) {
   return py::buffer_info(reinterpret_cast<std::uint8_t*>(buffer.bytes().data()),
                          static_cast<py::ssize_t>(buffer.bytes().size()));
 }
@@ -88,6 +95,56 @@ std::shared_ptr<DeviceBuffer> allocate(const std::shared_ptr<Device>& device, st
   const py::gil_scoped_release unlocked;
   const AllocationKind kind = is_shareable ? AllocationKind::kShareable : AllocationKind::kPlain;
   return std::make_shared<DeviceBuffer>(DeviceBuffer{device, device->allocate(bytes, kind)});
+}
+
+UniqueFd owned_descriptor(int fd) {
+  if (fd < 0) throw Error(ErrorCode::kInvalid, std::to_string(fd) + " is no descriptor");
+  return UniqueFd(fd);
+}
+
+std::shared_ptr<DeviceBuffer> import_fd(const std::shared_ptr<Device>& device, int fd, std::uint64_t bytes) {
+  const py::gil_scoped_release unlocked;
+  return std::make_shared<DeviceBuffer>(DeviceBuffer{device, device->import_fd(owned_descriptor(fd), bytes)});
+}
+
+int export_fd(const DeviceBuffer& buffer) {
+  const py::gil_scoped_release unlocked;
+  return buffer.memory->export_fd().release();
+}
+
+std::shared_ptr<DeviceBuffer> import_ipc(const std::shared_ptr<Device>& device, const py::bytes& exported,
+                                         std::uint64_t bytes) {
+  const std::string_view given = exported;
+  IpcHandle handle{};
+  if (given.size() != handle.size()) {
+    throw Error(ErrorCode::kInvalid, std::to_string(given.size()) + " bytes are no handle of device memory");
+  }
+  std::memcpy(handle.data(), given.data(), handle.size());
+  const py::gil_scoped_release unlocked;
+  return std::make_shared<DeviceBuffer>(DeviceBuffer{device, device->import_ipc(handle, bytes)});
+}
+
+py::bytes export_ipc(const DeviceBuffer& buffer) {
+  IpcHandle handle{};
+  {
+    const py::gil_scoped_release unlocked;
+    handle = buffer.memory->export_ipc();
+  }
+  return py::bytes(reinterpret_cast<const char*>(handle.data()), handle.size());
+}
+
+// (destination, offset in the pool, bytes)
+using PieceFields = std::array<std::uint64_t, 3>;
+
+std::shared_ptr<MappedRegion> map_region(int pool, const std::vector<PieceFields>& fields,
+                                         std::uint64_t bytes) {
+  const py::gil_scoped_release unlocked;
+  UniqueFd owned = owned_descriptor(pool);
+  std::vector<RegionPiece> pieces;
+  pieces.reserve(fields.size());
+  for (const auto& [destination, pool_offset, count] : fields)
+    pieces.push_back({destination, pool_offset, count});
+  return MappedRegion::map(std::move(owned), pieces, bytes);
 }
 
 // A host buffer that a device's driver has pinned; released, in this order, with the object.
@@ -142,9 +199,22 @@ void bind_devices(py::module_& module) {
       .def_property_readonly("free_bytes", [](const Device& device) { return device.memory().free_bytes; })
       .def_property_readonly("total_bytes", [](const Device& device) { return device.memory().total_bytes; })
       .def("allocate", allocate, py::arg("nbytes"), py::arg("is_shareable") = false)
+      .def("import_fd", import_fd, py::arg("fd"), py::arg("nbytes"))
+      .def("import_ipc", import_ipc, py::arg("handle"), py::arg("nbytes"))
       .def("pin", pin, py::arg("buffer"));
   py::class_<Pin, std::shared_ptr<Pin>>(module, "Pin");
   module.def("find_device", find_device, py::arg("name"), py::call_guard<py::gil_scoped_release>());
+}
+
+void bind_regions(py::module_& module) {
+  py::class_<MappedRegion, std::shared_ptr<MappedRegion>>(module, "MappedRegion", py::buffer_protocol())
+      .def(py::init(&map_region), py::arg("pool"), py::arg("pieces"), py::arg("nbytes"))
+      .def_buffer(view_of<MappedRegion>)
+      .def_property_readonly("mapped_bytes", &MappedRegion::mapped_bytes)
+      .def("__len__", [](const MappedRegion& region) { return region.bytes().size(); })
+      .def("export_ranges", export_ranges<MappedRegion>, py::arg("offsets"), py::arg("sizes"))
+      .def("export_tensor", export_tensor<MappedRegion>, py::arg("offset"), py::arg("element"),
+           py::arg("shape"), py::arg("is_versioned"));
 }
 
 }  // namespace
@@ -156,11 +226,12 @@ void bind_memory(py::module_& module) {
       "load_tensors).\n\n"
       "Tensors made of it keep it alive, and change when it is filled again. Raises OutOfMemoryError.")
       .def(py::init(&HostBuffer::allocate), py::arg("nbytes"))
-      .def_buffer(view_of)
+      .def_buffer(view_of<HostBuffer>)
       .def("__len__", [](const HostBuffer& buffer) { return buffer.bytes().size(); })
       .def("export_bytes", export_bytes<HostBuffer>, py::arg("offsets"), py::arg("shapes"))
       .def("export_tensor", export_tensor<HostBuffer>, py::arg("offset"), py::arg("element"),
            py::arg("shape"), py::arg("is_versioned"));
+  bind_regions(module);
   bind_devices(module);
   py::class_<DeviceBuffer, std::shared_ptr<DeviceBuffer>>(module, "DeviceBuffer")
       .def("__len__", [](const DeviceBuffer& buffer) { return buffer.memory->bytes(); })
@@ -169,6 +240,8 @@ void bind_memory(py::module_& module) {
       .def("export_bytes", export_bytes<DeviceBuffer>, py::arg("offsets"), py::arg("shapes"))
       .def("export_tensor", export_tensor<DeviceBuffer>, py::arg("offset"), py::arg("element"),
            py::arg("shape"), py::arg("is_versioned"))
+      .def("export_fd", export_fd)
+      .def("export_ipc", export_ipc)
       .def("copy_to_host", copy_to_host, py::arg("offset"), py::arg("into"));
   py::class_<AddressSpace>(module, "AddressSpace")
       .def(py::init([](std::shared_ptr<Device> device) { return AddressSpace{std::move(device)}; }),

@@ -29,6 +29,9 @@ class Device:
     free_bytes: int
     total_bytes: int
     def allocate(self, nbytes: int, is_shareable: bool = ...) -> DeviceBuffer: ...
+    def import_fd(self, fd: int, nbytes: int) -> DeviceBuffer:
+        """Memory that another process exported; `fd` is closed in any case."""
+    def import_ipc(self, handle: bytes, nbytes: int) -> DeviceBuffer: ...
     def pin(self, buffer: HostBuffer) -> Pin: ...
 
 class Pin: ...
@@ -54,6 +57,10 @@ class DeviceBuffer:
     def export_tensor(
         self, offset: int, element: tuple[int, int], shape: Sequence[int], is_versioned: bool
     ) -> object: ...
+    def export_fd(self) -> int:
+        """A descriptor with which another process imports the memory; the caller closes it."""
+    def export_ipc(self) -> bytes:
+        """The same as plain bytes, good while this object lives."""
     def copy_to_host(self, offset: int, into: Buffer) -> None: ...
 
 class AddressSpace:
