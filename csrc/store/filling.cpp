@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cstring>
 #include <string>
 #include <utility>
@@ -12,11 +13,6 @@
 
 namespace sllm {
 namespace {
-
-void refuse_mapping(const LoadOptions& options) {
-  if (options.cache == CacheUse::kNone || options.cache == CacheUse::kCopy) return;
-  throw Error(ErrorCode::kInvalid, "files cannot be mapped in the place of a pool's memory");
-}
 
 PlannedFile planned(const PlannedFile& file, const StoredFile& stored) {
   if (file.identity.bytes != stored.bytes) {
@@ -63,6 +59,24 @@ FillPlan make_plan(StoreState& state, std::span<const PartId> parts, std::span<c
   return fill;
 }
 
+// What of it is in chunks that were never touched, by address.
+std::vector<std::span<std::byte>> untouched_by(const FillPlan& fill, const StoreState& state) {
+  std::vector<PoolRun> runs;
+  for (const Extent& extent : fill.plan.extents) {
+    const std::uint64_t end = extent.destination + extent.bytes;
+    for (std::uint64_t at = extent.destination; at < end;) {
+      const std::uint64_t chunk = state.chunk_of({at, 0});
+      const std::uint64_t next = std::min(end, (chunk + 1) * state.pool.chunk_bytes());
+      if (!state.pool.is_touched(chunk)) runs.push_back({at, next - at});
+      at = next;
+    }
+  }
+  std::sort(runs.begin(), runs.end());
+  std::vector<std::span<std::byte>> memory;
+  for (const PoolRun& run : runs) memory.push_back(state.memory_of(run));
+  return memory;
+}
+
 // Checked where it lies: `bytes` may be somebody's who changes them.
 void bring(StoreState& state, const WrittenSpan& span, std::span<const std::byte> bytes) {
   std::uint32_t crc = 0;
@@ -85,14 +99,17 @@ LoadReport Reservation::fill(std::span<const PlannedFile> files, const LoadOptio
   const std::vector<PartId> parts = impl_->begin_fill();
   if (parts.empty()) return {};
   try {
-    refuse_mapping(options);
     const FillPlan fill = make_plan(state, parts, files);
     LoadOptions landing = options;
-    landing.is_fresh = false;
+    const auto untouched = untouched_by(fill, state);
+    landing.is_fresh = !untouched.empty();
     landing.on_landed = [&](std::uint64_t file, std::uint64_t offset, std::uint64_t bytes) {
       impl_->land({fill.files[file], offset, offset + bytes});
     };
-    const Target target = Target::in_host(state.pool.memory());
+    Target target = Target::in_host(state.pool.memory());
+    target.backing = Backing::kShared;
+    target.untouched = untouched;
+    const Warmer::Pause pause = state.warmer.pause();
     return load(fill.plan, {&target, 1}, landing, interrupt);
   } catch (...) {
     impl_->fail_fill(parts);

@@ -7,6 +7,7 @@
 
 #include "base/unique_handle.h"
 #include "memory/chunk_pool.h"
+#include "memory/warmer.h"
 #include "store/catalog.h"
 #include "store/leases.h"
 #include "store/room.h"
@@ -36,6 +37,8 @@ struct StoreState {
   }
 
   ChunkPool pool;
+  Warmer warmer{pool};
+  std::once_flag is_warming;
   LeaseBook leases{pool};
   Changes changes;
 

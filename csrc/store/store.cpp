@@ -224,6 +224,10 @@ StoreStatus Store::status() const {
 
 int Store::changes_fd() const { return state_->changes.fd(); }
 
+void Store::start_warming() {
+  std::call_once(state_->is_warming, [this] { state_->warmer.start(); });
+}
+
 ChunkPool& Store::pool() { return state_->pool; }
 
 }  // namespace sllm

@@ -88,7 +88,7 @@ class Store {
   int changes_fd() const;
 
   // Faults the pool in from here on, in a thread of its own at nice 19, in huge pages where those come
-  // faster, and not while a fill runs. Ends with the store, or when all is there.
+  // faster, and not while a fill runs. Ends with the store, or when all is there. Throws exhausted.
   void start_warming();
   ChunkPool& pool();
 

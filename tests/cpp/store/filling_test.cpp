@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "io/faulty_queue.h"
+#include "memory/populate.h"
 #include "store/stored_bytes.h"
 
 namespace sllm {
@@ -250,12 +251,34 @@ TEST_F(FillingTest, EndsAtEveryInterruption) {
 
 TEST_F(FillingTest, RefusesToMapFilesOverThePoolAndFilesThatAreNotTheCheckpoints) {
   options_.cache = CacheUse::kMapCached;
-  expect_failure(ErrorCode::kInvalid, "cannot be mapped");
+  expect_failure(ErrorCode::kInvalid, "cannot map a file");
   options_.cache = CacheUse::kNone;
   planned_[0].identity.bytes -= 1;
   expect_failure(ErrorCode::kInvalid, "the store knows of");
   planned_.pop_back();
   expect_failure(ErrorCode::kInvalid, "1 files for a checkpoint of 2");
+}
+
+TEST_F(FillingTest, FaultsInOnlyWhatWasNeverTouched) {
+  auto reservation = model_.reserve(store_);
+  const LoadReport first = fill(*reservation);
+  reservation.reset();
+  store_.evict(model_.number);
+  reservation = model_.reserve(store_);
+  const LoadReport second = fill(*reservation);
+  EXPECT_EQ(first.prefault_threads, 1U);
+  EXPECT_EQ(second.prefault_threads, 0U);
+}
+
+TEST_F(FillingTest, IsNotDisturbedByWarming) {
+  store_.start_warming();
+  store_.start_warming();
+  const auto reservation = model_.reserve(store_);
+  fill(*reservation);
+  expect_filled(*reservation);
+  while (store_.status().touched_bytes < store_.status().pool_bytes && can_populate())
+    std::this_thread::yield();
+  expect_filled(*reservation);
 }
 
 TEST_F(FillingTest, SaysWhichFileIsMissing) {
