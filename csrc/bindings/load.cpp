@@ -1,8 +1,9 @@
+#include "bindings/load.h"
+
 #include <pybind11/native_enum.h>
 #include <pybind11/stl.h>
 
 #include <array>
-#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <string>
@@ -20,42 +21,15 @@
 namespace py = pybind11;
 
 namespace sllm {
-namespace {
+void Interruption::operator()() {
+  if (stop_.is_set()) throw Error(ErrorCode::kCancelled, "the load was cancelled");
+  const auto now = std::chrono::steady_clock::now();
+  if (!handles_signals_ || now < next_) return;
+  next_ = now + kPeriod;
+  const py::gil_scoped_acquire locked;
+  if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+}
 
-constexpr std::chrono::milliseconds kSignalPeriod{100};
-
-// A request to end a load, made from another thread.
-class StopFlag {
- public:
-  void set() { requested_.store(true, std::memory_order_relaxed); }
-  bool is_set() const { return requested_.load(std::memory_order_relaxed); }
-
- private:
-  std::atomic<bool> requested_{false};
-};
-
-// Ends a load on the flag and, in the interpreter's main thread, on a signal whose handler raises. Taking the
-// GIL stalls the reads while another thread computes, so signals are looked for now and then only.
-class Interruption {
- public:
-  Interruption(const StopFlag& stop, bool handles_signals) : stop_(stop), handles_signals_(handles_signals) {}
-
-  void operator()() {
-    if (stop_.is_set()) throw Error(ErrorCode::kCancelled, "the load was cancelled");
-    const auto now = std::chrono::steady_clock::now();
-    if (!handles_signals_ || now < next_) return;
-    next_ = now + kSignalPeriod;
-    const py::gil_scoped_acquire locked;
-    if (PyErr_CheckSignals() != 0) throw py::error_already_set();
-  }
-
- private:
-  const StopFlag& stop_;
-  bool handles_signals_;
-  std::chrono::steady_clock::time_point next_ = std::chrono::steady_clock::now() + kSignalPeriod;
-};
-
-// (path, identity, span CRCs) and, where the file is in host memory, the buffer that has it.
 PlannedFile planned_file(const py::tuple& file) {
   const auto [device, inode, bytes, modified_ns] =
       file[1].cast<std::tuple<std::uint64_t, std::uint64_t, std::uint64_t, std::int64_t>>();
@@ -65,25 +39,6 @@ PlannedFile planned_file(const py::tuple& file) {
       .span_crcs = file[2].cast<std::vector<std::uint32_t>>(),
       .resident = file.size() > 3 ? file[3].cast<HostBuffer&>().bytes() : std::span<std::byte>(),
   };
-}
-
-// As Extent has them: file, offset, bytes, target, destination, row_bytes, from_pitch, to_pitch.
-using ExtentFields = std::array<std::uint64_t, 8>;
-
-Extent extent_of(const ExtentFields& fields) {
-  const auto& [file, offset, bytes, target, destination, row_bytes, from_pitch, to_pitch] = fields;
-  return {file, offset, bytes, target, destination, row_bytes, from_pitch, to_pitch};
-}
-
-LoadPlan make_plan(const py::sequence& files, const std::vector<ExtentFields>& extents,
-                   const std::vector<std::uint64_t>& target_bytes) {
-  LoadPlan plan;
-  for (const py::handle file : files) plan.files.push_back(planned_file(file.cast<py::tuple>()));
-  plan.extents.reserve(extents.size());
-  for (const ExtentFields& fields : extents) plan.extents.push_back(extent_of(fields));
-  plan.target_bytes = target_bytes;
-  validate(plan);
-  return plan;
 }
 
 py::dict as_dict(const LoadReport& report) {
@@ -102,6 +57,27 @@ py::dict as_dict(const LoadReport& report) {
       "check_wait_s"_a = report.check_wait_s, "check_idle_s"_a = report.check_idle_s,
       "verify_s"_a = report.verify_s, "copy_s"_a = report.copy_s, "prefault_s"_a = report.prefault_s,
       "device_s"_a = report.device_s, "device_wait_s"_a = report.device_wait_s, "cpu_s"_a = report.cpu_s);
+}
+
+namespace {
+
+// As Extent has them: file, offset, bytes, target, destination, row_bytes, from_pitch, to_pitch.
+using ExtentFields = std::array<std::uint64_t, 8>;
+
+Extent extent_of(const ExtentFields& fields) {
+  const auto& [file, offset, bytes, target, destination, row_bytes, from_pitch, to_pitch] = fields;
+  return {file, offset, bytes, target, destination, row_bytes, from_pitch, to_pitch};
+}
+
+LoadPlan make_plan(const py::sequence& files, const std::vector<ExtentFields>& extents,
+                   const std::vector<std::uint64_t>& target_bytes) {
+  LoadPlan plan;
+  for (const py::handle file : files) plan.files.push_back(planned_file(file.cast<py::tuple>()));
+  plan.extents.reserve(extents.size());
+  for (const ExtentFields& fields : extents) plan.extents.push_back(extent_of(fields));
+  plan.target_bytes = target_bytes;
+  validate(plan);
+  return plan;
 }
 
 // A host buffer is fresh until a load has filled it.
@@ -165,7 +141,8 @@ void bind_load(py::module_& module) {
                                 .extent_bytes = extent_bytes,
                                 .check_threads = check_threads,
                                 .staging_bytes = staging_bytes,
-                                .registers = registers};
+                                .registers = registers,
+                                .on_landed = nullptr};
            }),
            py::kw_only(), py::arg("queue") = QueueKind::kAuto, py::arg("access") = defaults.access,
            py::arg("cache") = defaults.cache, py::arg("depth") = defaults.depth,

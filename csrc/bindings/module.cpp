@@ -6,4 +6,5 @@ PYBIND11_MODULE(_core, module) {
   sllm::bind_io(module);
   sllm::bind_memory(module);
   sllm::bind_load(module);
+  sllm::bind_store(module);
 }

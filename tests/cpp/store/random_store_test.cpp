@@ -89,6 +89,8 @@ class RandomStore {
   }
 
  private:
+  std::mt19937_64 random_;
+
   struct Held {
     StoredBytes* model;
     std::shared_ptr<Reservation> reservation;
@@ -202,7 +204,6 @@ class RandomStore {
     }
   }
 
-  std::mt19937_64 random_;
   Store store_{{.pool_bytes = 6 * kChunk, .chunk_bytes = kChunk, .eviction = EvictionPolicy::kGreedyDual}};
   std::vector<StoredBytes> models_;
   std::list<Held> held_;
