@@ -19,8 +19,8 @@ MAX_HEADER_BYTES: Final = 100_000_000
 MAX_TENSORS: Final = 1_000_000
 MAX_DIMENSIONS: Final = 64
 MAX_TENSOR_BYTES: Final = 2**62
+LENGTH_BYTES: Final = 8
 
-_LENGTH_BYTES: Final = 8
 _METADATA: Final = "__metadata__"
 _KEYS: Final = (b'"dtype"', b'"shape"', b'"data_offsets"')
 
@@ -69,14 +69,14 @@ def tensor_nbytes(dtype: str, shape: Iterable[int]) -> int:
 
 def header_length(prefix: bytes, file_bytes: int, origin: str) -> int:
     """Bytes of JSON that the first 8 bytes of a file announce, checked against the file and the limit."""
-    if len(prefix) < _LENGTH_BYTES:
+    if len(prefix) < LENGTH_BYTES:
         raise CorruptCheckpointError(f"{origin} is truncated: {file_bytes} bytes hold no safetensors header")
-    length = int.from_bytes(prefix[:_LENGTH_BYTES], "little")
+    length = int.from_bytes(prefix[:LENGTH_BYTES], "little")
     if length > MAX_HEADER_BYTES:
         raise CorruptCheckpointError(f"{origin} has a header of {length} bytes, over the limit of {MAX_HEADER_BYTES}")
-    if _LENGTH_BYTES + length > file_bytes:
+    if LENGTH_BYTES + length > file_bytes:
         raise CorruptCheckpointError(
-            f"{origin} is truncated: its header ends at {_LENGTH_BYTES + length} of {file_bytes} bytes"
+            f"{origin} is truncated: its header ends at {LENGTH_BYTES + length} of {file_bytes} bytes"
         )
     return length
 
@@ -92,10 +92,10 @@ def decode_header(text: bytes, file_bytes: int, origin: str) -> Header:
         if len(members) > MAX_TENSORS:
             raise ValueError(f"{len(members)} tensors are over the limit of {MAX_TENSORS}")
         tensors = tuple(sorted((_decode_tensor(*member) for member in members.items()), key=_place))
-        _check_cover(tensors, file_bytes - _LENGTH_BYTES - len(text))
+        _check_cover(tensors, file_bytes - LENGTH_BYTES - len(text))
     except (ValueError, RecursionError) as error:
         raise CorruptCheckpointError(f"{origin} has an invalid header: {error}") from error
-    return Header(tensors, metadata, _LENGTH_BYTES + len(text))
+    return Header(tensors, metadata, LENGTH_BYTES + len(text))
 
 
 def encode_header(tensors: Iterable[StoredTensor], metadata: Mapping[str, str]) -> bytes:
@@ -109,8 +109,8 @@ def encode_header(tensors: Iterable[StoredTensor], metadata: Mapping[str, str]) 
             "data_offsets": (tensor.start, end),
         }
     text = msgspec.json.encode(members)
-    padding = -(_LENGTH_BYTES + len(text)) % DATA_ALIGNMENT
-    return (len(text) + padding).to_bytes(_LENGTH_BYTES, "little") + text + b" " * padding
+    padding = -(LENGTH_BYTES + len(text)) % DATA_ALIGNMENT
+    return (len(text) + padding).to_bytes(LENGTH_BYTES, "little") + text + b" " * padding
 
 
 def _decode_members(text: bytes) -> dict[str, msgspec.Raw]:

@@ -1,6 +1,7 @@
 """Which files of a folder are a model's weights, as the libraries that write such folders mean it."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -48,21 +49,38 @@ def find_weights(root: Path) -> WeightFiles:
         present = sorted(name for name in os.listdir(root) if not name.startswith("."))
     except OSError as error:
         raise from_os_error(error, f"cannot open checkpoint {root}") from error
+    chosen = choose_weights(str(root), present)
+    if chosen.endswith(INDEX_SUFFIX):
+        index = read_index(root / chosen)
+        return WeightFiles(index.files, index)
+    return WeightFiles([root / chosen])
+
+
+def choose_weights(root: str, present: Sequence[str]) -> str:
+    """Of a folder's names, sorted, that of its weights' index, or of the only file that has them.
+
+    Raises CheckpointNotFoundError, and InvalidArgumentError where several could be meant.
+    """
     for stem in STEMS:
-        if stem + INDEX_SUFFIX in present:
-            index = read_index(root / (stem + INDEX_SUFFIX))
-            return WeightFiles(index.files, index)
-        if f"{stem}.safetensors" in present:
-            return WeightFiles([root / f"{stem}.safetensors"])
-    return WeightFiles([_only_one(root, present)])
+        for name in (stem + INDEX_SUFFIX, f"{stem}.safetensors"):
+            if name in present:
+                return name
+    return _only_one(root, present)
 
 
 def read_index(path: Path) -> Index:
     """Raises CorruptCheckpointError for an index that is not valid or names a file outside its folder."""
     try:
-        index = msgspec.json.decode(path.read_bytes(), type=_IndexFile)
+        text = path.read_bytes()
     except OSError as error:
         raise from_os_error(error, f"cannot read {path}") from error
+    return decode_index(text, path)
+
+
+def decode_index(text: bytes, path: Path) -> Index:
+    """The index that `path` names in errors. Raises CorruptCheckpointError as `read_index` does."""
+    try:
+        index = msgspec.json.decode(text, type=_IndexFile)
     except ValueError as error:
         raise CorruptCheckpointError(f"{path} is not a valid index: {error}") from error
     for name in set(index.weight_map.values()):
@@ -71,10 +89,10 @@ def read_index(path: Path) -> Index:
     return Index(path, index.weight_map)
 
 
-def _only_one(root: Path, present: list[str]) -> Path:
+def _only_one(root: str, present: Sequence[str]) -> str:
     found = [name for name in present if name.endswith(".safetensors")]
     if len(found) == 1:
-        return root / found[0]
+        return found[0]
     if found:
         raise InvalidArgumentError(f"{root} has {len(found)} safetensors files and no index; name one of them")
     is_convertible = any(name.endswith((".bin", ".pt", ".pth", ".gguf")) for name in present)

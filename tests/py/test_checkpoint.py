@@ -2,13 +2,16 @@
 
 import json
 import time
+from pathlib import Path
 
 import pytest
 from checkpoints import entry, every_dtype, write_safetensors
 
-from sllm_store.checkpoint import open_checkpoint
+from sllm_store.checkpoint import Checkpoint, FileHead, checkpoint_of, make_checkpoint, open_checkpoint
 from sllm_store.errors import CheckpointNotFoundError, CorruptCheckpointError, InvalidArgumentError
+from sllm_store.protocol import Described, DescribedFile
 
+FROZEN = Path(__file__).parents[1] / "data/checkpoint-v1"
 ONE = {"a": entry("U8", [4], 0, 4)}
 OTHER = {"b": entry("U8", [2], 0, 2)}
 
@@ -109,3 +112,44 @@ def test_opens_a_hundred_thousand_tensors_within_a_second(tmp_path):
         assert len(open_checkpoint(tmp_path).tensors) == 100_000
         seconds.append(time.perf_counter() - start)
     assert min(seconds) < 1.0
+
+
+def heads_of(checkpoint: Checkpoint) -> list[FileHead]:
+    return [
+        FileHead(part.path.name, part.identity, part.path.read_bytes()[: part.header.data_start])
+        for part in checkpoint.partitions
+    ]
+
+
+def test_a_checkpoint_is_made_of_what_somebody_else_read():
+    opened = open_checkpoint(FROZEN)
+    manifest = (FROZEN / "sllm.json").read_bytes()
+    made = make_checkpoint(str(FROZEN), heads_of(opened), manifest)
+    assert made == opened
+    unproven = make_checkpoint("s3://bucket/model", heads_of(opened), b"")
+    assert not unproven.is_verifiable
+    assert dict(unproven.tensors) == dict(opened.tensors)
+
+
+def test_a_daemon_describes_what_its_client_cannot_see():
+    opened = open_checkpoint(FROZEN)
+    files = [DescribedFile(*head) for head in heads_of(opened)]
+    assert checkpoint_of(str(FROZEN), Described(files, (FROZEN / "sllm.json").read_bytes())) == opened
+
+
+def test_heads_that_somebody_else_read_are_checked():
+    opened = open_checkpoint(FROZEN)
+    manifest = (FROZEN / "sllm.json").read_bytes()
+    first, second = heads_of(opened)
+    damaged = first._replace(header=first.header[:-1] + b"x")
+    short = first._replace(header=first.header[:-1])
+    resized = first._replace(identity=(0, 0, first.identity[2] + 1, 0))
+    for heads, text in [
+        ([damaged, second], "crc32c of its header"),
+        ([short, second], "not all were read"),
+        ([resized, second], "the manifest says"),
+        ([second, first], "lists other files"),
+        ([first], "lists other files"),
+    ]:
+        with pytest.raises(CorruptCheckpointError, match=text):
+            make_checkpoint("s3://bucket/model", heads, manifest)

@@ -46,13 +46,22 @@ def look_beside(root: Path, weights: frozenset[str] = frozenset()) -> Beside:
         path = root / name
         if path.is_dir():
             folders.append(path)
-        elif name in weights or name == MANIFEST_NAME or _WEIGHTS.fullmatch(name):
+        elif name in weights or _is_weights(name):
             continue
         elif _CODE.fullmatch(name):
             code.append(path)
         else:
             companions.append(path)
     return Beside(tuple(companions), tuple(code), tuple(folders))
+
+
+def is_companion(name: str) -> bool:
+    """Whether a file is neither hidden nor weights nor code by its name, so that copies of a model have it too."""
+    return not (name.startswith(".") or _is_weights(name) or _CODE.fullmatch(name))
+
+
+def _is_weights(name: str) -> bool:
+    return name == MANIFEST_NAME or _WEIGHTS.fullmatch(name) is not None
 
 
 def list_visible(root: Path) -> list[str]:
