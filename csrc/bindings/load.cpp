@@ -120,7 +120,10 @@ std::pair<py::dict, std::vector<std::pair<std::uint64_t, std::uint64_t>>> check_
 
 void bind_load(py::module_& module) {
   const LoadOptions defaults;
-  py::class_<StopFlag>(module, "StopFlag").def(py::init()).def("set", &StopFlag::set);
+  py::class_<StopFlag>(module, "StopFlag")
+      .def(py::init())
+      .def("set", &StopFlag::set)
+      .def("is_set", &StopFlag::is_set);
   py::class_<LoadPlan>(module, "LoadPlan")
       .def(py::init(&make_plan), py::arg("files"), py::arg("extents"), py::arg("target_bytes"),
            py::keep_alive<1, 2>());  // resident files lie in buffers of Python's

@@ -68,6 +68,7 @@ class AddressSpace:
 
 class StopFlag:
     def set(self) -> None: ...
+    def is_set(self) -> bool: ...
 
 class LoadOptions:
     def __init__(
