@@ -114,11 +114,7 @@ void Reservation::Impl::end_locked(PartId part, Claims::Ended ended) {
     ++state->failed_fills;
     return state->catalog.set_state(part, PartState::kPlaced);
   }
-  state->catalog.set_state(part, PartState::kResident);
-  state->filled_bytes += state->catalog.bytes_of(part);
-  for (const PoolRun& run : state->catalog.at(part).runs) {
-    state->pool.note_touched({state->chunk_of(run), 1});
-  }
+  state->become_resident(part);
 }
 
 }  // namespace sllm

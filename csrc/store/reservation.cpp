@@ -9,23 +9,27 @@
 namespace sllm {
 
 Reservation::Impl::~Impl() {
-  if (parts.empty()) return;
+  if (holding.parts.empty()) return;
   give_up();
   {
     const std::lock_guard lock(state->mutex);
-    state->let_go(checkpoint, parts);
+    state->holdings.erase(&holding);
+    state->let_go(checkpoint, holding.parts);
   }
   state->changes.note();
 }
 
 // A part that has no other hold and is not resident was placed for this reservation.
-void Reservation::Impl::count_hits_locked() {
-  for (const PartId& id : parts) {
+void Reservation::Impl::begin_locked() {
+  for (const PartId& id : holding.parts) {
     const Part& part = state->catalog.at(id);
-    const bool is_hit = part.state == PartState::kResident || part.holds > 1;
-    bytes += state->catalog.bytes_of(id);
-    if (is_hit) hit_bytes += state->catalog.bytes_of(id);
+    const bool is_resident = part.state == PartState::kResident;
+    const std::uint64_t part_bytes = state->catalog.bytes_of(id);
+    bytes += part_bytes;
+    if (is_resident || part.holds > 1) hit_bytes += part_bytes;
+    if (!is_resident) holding.missing_bytes += part_bytes;
   }
+  state->holdings.insert(&holding);
   state->hit_bytes += hit_bytes;
   state->miss_bytes += bytes - hit_bytes;
 }
@@ -41,10 +45,6 @@ void Reservation::Impl::give_up() {
   state->changes.note();
 }
 
-bool Reservation::Impl::is_resident_locked(PartId part) const {
-  return state->catalog.at(part).state == PartState::kResident;
-}
-
 Reservation::Reservation(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
 Reservation::~Reservation() = default;
@@ -54,7 +54,7 @@ std::vector<PooledPiece> Reservation::claim() {
   StoreState& state = *impl_->state;
   const std::lock_guard lock(state.mutex);
   std::vector<std::pair<double, PartId>> claimed;
-  for (const PartId& part : impl_->parts) {
+  for (const PartId& part : impl_->holding.parts) {
     if (state.catalog.at(part).state != PartState::kPlaced) continue;
     const FileRange range = state.catalog.range_of(part);
     const StoredFile& file = state.catalog.find(part.checkpoint).files[part.file].stored;
@@ -75,8 +75,7 @@ void Reservation::abandon() { impl_->give_up(); }
 
 bool Reservation::is_complete() const {
   const std::lock_guard lock(impl_->state->mutex);
-  return std::all_of(impl_->parts.begin(), impl_->parts.end(),
-                     [this](const PartId& part) { return impl_->is_resident_locked(part); });
+  return impl_->holding.missing_bytes == 0;
 }
 
 std::uint64_t Reservation::bytes() const { return impl_->bytes; }
@@ -85,11 +84,7 @@ std::uint64_t Reservation::hit_bytes() const { return impl_->hit_bytes; }
 
 std::uint64_t Reservation::resident_bytes() const {
   const std::lock_guard lock(impl_->state->mutex);
-  std::uint64_t bytes = 0;
-  for (const PartId& part : impl_->parts) {
-    if (impl_->is_resident_locked(part)) bytes += impl_->state->catalog.bytes_of(part);
-  }
-  return bytes;
+  return impl_->bytes - impl_->holding.missing_bytes;
 }
 
 std::vector<PooledPiece> Reservation::pieces() const {
@@ -110,11 +105,11 @@ std::pair<LeaseNumber, UniqueFd> Reservation::lease() {
   std::vector<std::uint64_t> chunks;
   {
     const std::lock_guard lock(state.mutex);
-    for (const PartId& part : impl_->parts) {
-      if (!impl_->is_resident_locked(part)) {
-        throw Error(ErrorCode::kConflict, "checkpoint " + std::to_string(impl_->checkpoint) +
-                                              " cannot be leased before all of it is resident");
-      }
+    if (impl_->holding.missing_bytes > 0) {
+      throw Error(ErrorCode::kConflict, "checkpoint " + std::to_string(impl_->checkpoint) +
+                                            " cannot be leased before all of it is resident");
+    }
+    for (const PartId& part : impl_->holding.parts) {
       for (const PoolRun& run : state.catalog.at(part).runs) chunks.push_back(state.chunk_of(run));
     }
   }

@@ -27,8 +27,8 @@ struct Reservation::Impl {
   Impl& operator=(const Impl&) = delete;
   ~Impl();
 
-  void count_hits_locked();
-  bool is_resident_locked(PartId part) const;
+  // Once its parts are held and have their places.
+  void begin_locked();
   void give_up();
 
   // For fill(): takes what is claimed and nobody is bringing.
@@ -43,11 +43,12 @@ struct Reservation::Impl {
 
   const std::shared_ptr<StoreState> state;
   const CheckpointNumber checkpoint;
-  std::vector<PartId> parts;      // held, sorted
   std::vector<FileRange> wanted;  // sorted, of whole pages, disjoint
   std::uint64_t bytes = 0;
   std::uint64_t hit_bytes = 0;
-  Claims claims;  // guarded by the state's mutex
+  // Guarded by the state's mutex.
+  Holding holding;
+  Claims claims;
 
  private:
   using EndOfSpan = Claims::Ended (Claims::*)(PartId part, std::uint64_t span);

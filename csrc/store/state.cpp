@@ -41,6 +41,16 @@ void StoreState::let_go(CheckpointNumber checkpoint, std::span<const PartId> par
   sweep(checkpoint);
 }
 
+void StoreState::become_resident(PartId id) {
+  catalog.set_state(id, PartState::kResident);
+  const std::uint64_t bytes = catalog.bytes_of(id);
+  filled_bytes += bytes;
+  for (const PoolRun& run : catalog.at(id).runs) pool.note_touched({chunk_of(run), 1});
+  for (Holding* holding : holdings) {
+    if (std::ranges::binary_search(holding->parts, id)) holding->missing_bytes -= bytes;
+  }
+}
+
 std::uint64_t StoreState::evict(CheckpointNumber checkpoint) {
   std::uint64_t bytes = 0;
   for (const PartId& part : catalog.parts_of(checkpoint)) bytes += room.evict(part);
@@ -54,9 +64,11 @@ void StoreState::sweep(CheckpointNumber number) {
   if (found->second.is_forgettable()) catalog.remove(number);
 }
 
-void StoreState::sweep_retired() {
+void StoreState::sweep_retired(std::span<const LeaseStatus> living) {
+  std::set<CheckpointNumber> leased;
+  for (const LeaseStatus& lease : living) leased.insert(lease.checkpoint);
   for (const auto& [number, checkpoint] : catalog.checkpoints()) {
-    if (checkpoint.is_retired) evict(number);
+    if (checkpoint.is_retired && !leased.contains(number)) evict(number);
   }
   forget_retired();
 }

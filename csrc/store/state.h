@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <mutex>
+#include <set>
 #include <span>
 #include <vector>
 
@@ -27,6 +28,12 @@ class Changes {
   UniqueFd fd_;
 };
 
+// Parts that a reservation holds, and how many of their bytes are not resident.
+struct Holding {
+  std::vector<PartId> parts;  // sorted
+  std::uint64_t missing_bytes = 0;
+};
+
 // What a store and its reservations share.
 struct StoreState {
   explicit StoreState(const Store::Options& options);
@@ -46,6 +53,7 @@ struct StoreState {
   std::mutex mutex;
   Catalog catalog;
   Room room;
+  std::set<Holding*> holdings;  // of all reservations
   std::uint64_t hit_bytes = 0;
   std::uint64_t miss_bytes = 0;
   std::uint64_t filled_bytes = 0;
@@ -54,11 +62,13 @@ struct StoreState {
   void hold(std::span<const PartId> parts);
   // Parts that are placed and that nobody else holds become absent. `checkpoint` is theirs.
   void let_go(CheckpointNumber checkpoint, std::span<const PartId> parts);
+  // A part that was filling.
+  void become_resident(PartId part);
   std::uint64_t evict(CheckpointNumber checkpoint);
   // Of a retired checkpoint: evicts what can be evicted, and forgets it with the last of it.
   void sweep(CheckpointNumber checkpoint);
-  // Of all retired checkpoints: for when leases have been seen to be over.
-  void sweep_retired();
+  // Of all retired checkpoints that have none of the living leases.
+  void sweep_retired(std::span<const LeaseStatus> living);
   // Retired checkpoints of which nothing is left.
   void forget_retired();
   // Neighbours in file and pool are one piece.

@@ -164,15 +164,15 @@ std::shared_ptr<Reservation> Store::reserve(CheckpointNumber number, std::span<c
   state_->room.refuse_too_large(parts);
   impl->wanted = whole_pages(ranges, checkpoint);
   state_->hold(parts);
-  impl->parts = std::move(parts);
-  if (!state_->room.place(impl->parts)) {
-    state_->let_go(number, std::exchange(impl->parts, {}));
+  impl->holding.parts = std::move(parts);
+  if (!state_->room.place(impl->holding.parts)) {
+    state_->let_go(number, std::exchange(impl->holding.parts, {}));
     return nullptr;
   }
   state_->forget_retired();  // the room that was made may have been the last of one
-  if (!impl->parts.empty()) state_->room.order().use(number, checkpoint.cost_s_per_byte, 1);
+  if (!impl->holding.parts.empty()) state_->room.order().use(number, checkpoint.cost_s_per_byte, 1);
   ++checkpoint.uses;
-  impl->count_hits_locked();
+  impl->begin_locked();
   return std::shared_ptr<Reservation>(new Reservation(std::move(impl)));
 }
 
@@ -195,7 +195,7 @@ void Store::prove(CheckpointNumber checkpoint, std::uint64_t file, std::vector<s
 std::vector<LeaseStatus> Store::leases() const {
   std::vector<LeaseStatus> living = state_->leases.living();
   const std::lock_guard lock(state_->mutex);
-  state_->sweep_retired();
+  state_->sweep_retired(living);
   return living;
 }
 
