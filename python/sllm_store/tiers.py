@@ -16,6 +16,7 @@ from sllm_store.errors import CorruptCheckpointError, InvalidArgumentError, from
 from sllm_store.manifest import MANIFEST_NAME
 from sllm_store.protocol import Described, DescribedFile
 from sllm_store.reading import native_files
+from sllm_store.store_paths import is_url
 
 LOCAL_TIER: Final = "disk"
 
@@ -42,6 +43,9 @@ class Source(Protocol):
 
     def is_current(self) -> bool:
         """Whether the files are those that were opened; where not, it is to be opened again. Blocking."""
+
+    async def close(self) -> None:
+        """End what is still done for it, such as a copy that a fill left to be finished."""
 
 
 class DiskTier(Protocol):
@@ -107,6 +111,9 @@ class LocalSource:
             return False
         return all(_identity(part.path) == part.identity for part in self.checkpoint.partitions)
 
+    async def close(self) -> None:
+        """Nothing is done for it between fills."""
+
 
 class Sources:
     """Opens checkpoints by their paths. `executor` is for what blocks as long as a load takes."""
@@ -128,11 +135,6 @@ class Sources:
         return await asyncio.to_thread(LocalSource, path, self._executor)
 
 
-def is_url(path: str) -> bool:
-    """Whether a checkpoint's path names something that is not in the file system."""
-    return "://" in path
-
-
 def _read(path: "os.PathLike[str]", count: int) -> bytes:
     try:
         with open(path, "rb") as file:
@@ -141,7 +143,7 @@ def _read(path: "os.PathLike[str]", count: int) -> bytes:
         raise from_os_error(error, f"cannot read {path}") from error
 
 
-def _identity(path: "os.PathLike[str]") -> tuple[int, int, int, int] | None:
+def _identity(path: "str | os.PathLike[str]") -> tuple[int, int, int, int] | None:
     try:
         status = os.stat(path)
     except OSError:

@@ -9,7 +9,7 @@ import click
 import pytest
 from raw_safetensors import Raw, raw, read_folder, write
 
-from sllm_store.commands.convert import parse_size
+from sllm_store.commands.sizes import parse_size
 
 PROGRAM = "import sys; from sllm_store.cli import main; sys.argv[0] = 'sllm-store'; main()"
 

@@ -10,7 +10,8 @@ from raw_safetensors import raw
 
 import sllm_store
 from sllm_store.errors import CheckpointNotFoundError, InvalidArgumentError
-from sllm_store.tiers import LocalSource, Sources, is_url
+from sllm_store.store_paths import is_url
+from sllm_store.tiers import LocalSource, Sources
 
 
 @pytest.fixture
