@@ -98,6 +98,9 @@ def make_plan(
                 places[location.tensor.name] = Place(target, location.offset + shift)
         extents += placed
         ends[target] = max([ends[target], *map(_end, placed)])
+        if device == "cpu" and _lies_as_in_file(placed):
+            # Nothing else begins in its last block: a direct read writes whole blocks, and pages are mapped whole.
+            ends[target] = round_up(ends[target], BLOCK_BYTES)
     extents.sort(key=attrgetter("partition", "offset"))
     return LoadPlan(tuple(extents), places, tuple(round_up(end, BLOCK_BYTES) for end in ends))
 
@@ -105,6 +108,11 @@ def make_plan(
 def alignment_of(device: str) -> int:
     """What a tensor's address is a multiple of there."""
     return TENSOR_ALIGNMENT if device == "cpu" else DEVICE_ALIGNMENT
+
+
+def _lies_as_in_file(placed: Sequence[Extent]) -> bool:
+    first = placed[0]
+    return len(placed) == 1 and not first.row_bytes and (first.destination - first.offset) % BLOCK_BYTES == 0
 
 
 def _end(extent: Extent) -> int:
@@ -163,7 +171,7 @@ def _slice_extents(location: Location, part: Slice, target: int, start: int) -> 
 def _start_in_host(offset: int, nbytes: int, end: int) -> int:
     if offset % TENSOR_ALIGNMENT:
         return round_up(end, TENSOR_ALIGNMENT)
-    # A block of its own on either side: a direct read writes whole blocks.
+    # A block of its own on either side.
     own = round_up(end, BLOCK_BYTES)
     multiple = HUGE_PAGE_BYTES if nbytes >= _LONG_RUN_BYTES else BLOCK_BYTES
     return own + (offset - own) % multiple
