@@ -133,6 +133,20 @@ TEST_F(FillingTest, BringsFilesThatHaveNoCrcs) {
   }
 }
 
+TEST_F(FillingTest, BringsPartsThatLieInSeveralPieces) {
+  for (const bool is_proved : {true, false}) {
+    StoredBytes model = model_;
+    model.add_to(store_, 0, is_proved);
+    const auto packed_first = store_.reserve(model.number, std::vector<FileRange>{{1, 0, 1}});
+    const auto all = model.reserve(store_);
+    EXPECT_EQ(all->pieces().size(), 4U);
+    const LoadReport report = fill(*all);
+    EXPECT_LT(report.bytes_in_place, report.bytes_read);
+    expect_filled(*all);
+    store_.retire(model.number);
+  }
+}
+
 TEST_F(FillingTest, ReadsOnlyWhatIsMissing) {
   const auto head = store_.reserve(model_.number, std::vector<FileRange>{{0, 5, 6}});
   EXPECT_EQ(fill(*head).bytes_read, kChunk);
