@@ -7,4 +7,5 @@ PYBIND11_MODULE(_core, module) {
   sllm::bind_memory(module);
   sllm::bind_load(module);
   sllm::bind_store(module);
+  sllm::bind_pool_devices(module);
 }

@@ -156,6 +156,21 @@ class Store:
     def status(self) -> dict[str, Any]: ...
     def start_warming(self) -> None: ...
 
+class PoolDevice:
+    """A device that a store's bytes are copied onto, and what its driver has pinned of the pool."""
+
+    def __init__(self, store: Store, device: Device) -> None: ...
+    device: Device
+    pinned_bytes: int
+    def copy(
+        self,
+        pieces: Sequence[tuple[int, int, int, int]],
+        extents: Sequence[tuple[int, int, int, int, int, int, int, int]],
+        buffer: DeviceBuffer,
+        stop: StopFlag,
+    ) -> dict[str, Any]:
+        """Copy what the extents want out of pieces that are held and resident meanwhile."""
+
 class Reservation:
     """Parts of one checkpoint, held until `release` or the end of the object."""
 
