@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from sllm_store import _core
+from sllm_store.accounts import Account
 from sllm_store.errors import ConflictError, OutOfMemoryError, SllmError
 from sllm_store.pool_changes import PoolChanges
 from sllm_store.protocol import FileRange
@@ -28,7 +29,6 @@ from sllm_store.tier_rates import TierRates
 _ROOM_PERIOD_S: Final = 0.1
 PROGRESS_PERIOD_S: Final = 0.5
 
-Account = dict[str, float | int | str]
 OnProgress = Callable[[int, int], Awaitable[None]]
 _Result = TypeVar("_Result")
 

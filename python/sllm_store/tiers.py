@@ -126,10 +126,9 @@ class Sources:
         """The checkpoint at an absolute path or a URL, opened anew. Raises what open_checkpoint raises."""
         if is_url(path):
             # Whoever serves local files alone has no need of the libraries of object stores.
-            from sllm_store import remote
+            from sllm_store.remote import open_remote
 
-            source: Source = await remote.open_remote(path, self.disk_tier)
-            return source
+            return await open_remote(path, self.disk_tier)
         if not os.path.isabs(path):
             raise InvalidArgumentError(f"{path} is no absolute path, and the store has a folder of its own")
         return await asyncio.to_thread(LocalSource, path, self._executor)

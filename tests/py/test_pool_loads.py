@@ -82,7 +82,7 @@ class FakeSource:
         ends = asyncio.get_running_loop().create_future()
         self.fills.append((reservation, ends))
         nbytes = PART * len(reservation.claimed)
-        while not ends.done() and not stop.is_set:
+        while not ends.done() and not stop.is_set():
             await asyncio.wait([ends], timeout=0.01)
         error = ends.result() if ends.done() else CancelledError("stopped")
         reservation.settle("placed" if error else "resident")
