@@ -1,5 +1,6 @@
 """A checkpoint's bytes, read into this process's memory as planned; what they mean to torch is not known here."""
 
+import os
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +17,8 @@ from sllm_store.report import LoadReport
 from sllm_store.slicing import Slice, sliced_tensor
 from sllm_store.tensor_parallel import tp_slices
 
-Buffer = _core.HostBuffer | _core.DeviceBuffer
+FilledBuffer = _core.HostBuffer | _core.DeviceBuffer
+Buffer = FilledBuffer | _core.MappedRegion
 Memory = Literal["own", "map", "auto"] | _core.HostBuffer
 Queue = Literal["auto", "io_uring", "threads"]
 TpPlan = Mapping[str, str | int]
@@ -34,7 +36,11 @@ _CACHE_USES: Final = {
 
 
 class LoadRequest(NamedTuple):
-    """How to load, checked by `check_request`; the fields mean what load_tensors' arguments do."""
+    """How to load, checked by `check_request`; the fields mean what load_tensors' arguments do.
+
+    `store` is by default none at all: who asks for "auto" says so. `url` is where the checkpoint is, if not in the file
+    system.
+    """
 
     names: Iterable[str] | None = None
     verify: bool = True
@@ -43,20 +49,26 @@ class LoadRequest(NamedTuple):
     device: DeviceChoice = "cpu"
     shard: tuple[int, int] | None = None
     tp_plan: TpPlan | None = None
+    store: str | os.PathLike[str] | None = None
+    url: str = ""
 
 
 class Loaded(NamedTuple):
-    """Tensors' bytes in memory: `plan.places` says where each stored one begins in which of `buffers`."""
+    """Tensors' bytes in memory: `plan.places` says where each stored one begins in which of `buffers`.
+
+    `store` is LoadReport's.
+    """
 
     checkpoint: Checkpoint
     names: list[str]
     verified: bool
     memory: str
     devices: tuple[str, ...]
-    buffers: list[Buffer]
+    buffers: Sequence[Buffer]
     plan: LoadPlan
     slices: Mapping[str, Slice]
     stages: dict[str, float | int | str]
+    store: str = ""
 
     def tensor(self, name: str) -> StoredTensor:
         """What was loaded under a name, a tied one included: the stored tensor, or the slice of it as one by itself."""
@@ -100,7 +112,16 @@ def select_names(checkpoint: Checkpoint, names: Iterable[str] | None) -> list[st
 
 
 def load_bytes(checkpoint: Checkpoint, request: LoadRequest, stop: _core.StopFlag) -> Loaded:
-    """Read the named tensors into memory; `stop` ends it from another thread with CancelledError."""
+    """Bring the named tensors into memory; `stop` ends it from another thread with CancelledError."""
+    if request.store is None:
+        return load_in_process(checkpoint, request, stop)
+    from sllm_store.store_loading import load_through_store
+
+    return load_through_store(checkpoint, request, stop)
+
+
+def load_in_process(checkpoint: Checkpoint, request: LoadRequest, stop: _core.StopFlag) -> Loaded:
+    """Read the named tensors into memory of this process; `stop` as above."""
     start = time.perf_counter()
     with paused_collections():
         names = select_names(checkpoint, request.names)
@@ -127,7 +148,7 @@ def choose_slices(checkpoint: Checkpoint, request: LoadRequest) -> Mapping[str, 
     return tp_slices(stored, request.tp_plan or {}, rank, world, checkpoint.tied)
 
 
-def _allocate(checkpoint: Checkpoint, plan: LoadPlan, request: LoadRequest, target: tuple[int, str]) -> Buffer:
+def _allocate(checkpoint: Checkpoint, plan: LoadPlan, request: LoadRequest, target: tuple[int, str]) -> FilledBuffer:
     number, device = target
     nbytes = plan.target_bytes[number]
     if device != "cpu":
@@ -169,6 +190,7 @@ def make_report(loaded: Loaded, times: Times) -> LoadReport:
         verified=loaded.verified,
         memory=loaded.memory,
         device=", ".join(loaded.devices),
+        store=loaded.store,
         **times._asdict(),
         **stages,  # type: ignore[arg-type]
     )

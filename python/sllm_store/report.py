@@ -22,7 +22,13 @@ class LoadReport:
     `total_s` runs from the call to usable tensors and contains `open_s` (headers and manifest), `plan_s`, `load_s`
     (first read to last byte verified and in place) and `handover_s` (tensors made of the memory, and in `load_model`
     put into the modules). `skeleton_s`, in `load_model` only, is the time in which the modules were built, beside
-    `load_s`. `memory` is what was asked for, or "reused".
+    `load_s`. `memory` is what was asked for, "reused", or "pool": a store's, mapped.
+
+    `store` says whether a store did it: "" where none was asked, "mapped" where it did, and where "auto" did without,
+    why: "unavailable" (none is there, or it went), "buffer" (it was to fill a HostBuffer), or the code of another error
+    (errors.py), such as "exhausted" for a pool too small. Onto devices it is "copied". Through a store, what is said of
+    reads is the daemon's account of what it brought for this load; all zero where the bytes were there, or on their way
+    for somebody else.
 
     Of `bytes_read`, `bytes_cached` were copied out of the page cache and `bytes_mapped` mapped, in `fetch_s`; the rest
     came from the drive, through `queue` ("none" where nothing did), `deepest` reads at a time. `bytes_registered` is
@@ -45,6 +51,7 @@ class LoadReport:
     verified: bool
     memory: str
     device: str
+    store: str = ""
     queue: str
     reads: int
     repeats: int

@@ -7,7 +7,7 @@ from sllm_store import _core
 from sllm_store.errors import UnsupportedError
 
 if TYPE_CHECKING:
-    from sllm_store.reading import Loaded
+    from sllm_store.reading import Buffer, Loaded
 
 _CPU: Final = 1  # DLDeviceType
 _CUDA: Final = 2
@@ -50,7 +50,7 @@ class Tensor:
     shape: tuple[int, ...]
     nbytes: int
     device: str
-    _buffer: _core.HostBuffer | _core.DeviceBuffer = field(repr=False)
+    _buffer: "Buffer" = field(repr=False)
     _offset: int = field(repr=False)
 
     def __dlpack__(
@@ -82,14 +82,14 @@ class Tensor:
 
     def __dlpack_device__(self) -> tuple[int, int]:
         """DLPack's kind and number of the device."""
-        if isinstance(self._buffer, _core.HostBuffer):
-            return _CPU, 0
-        return _CUDA, self._buffer.device.ordinal
+        if isinstance(self._buffer, _core.DeviceBuffer):
+            return _CUDA, self._buffer.device.ordinal
+        return _CPU, 0
 
     def copy_to_host(self) -> bytearray:
         """The tensor's bytes, copied. Raises DeviceError."""
         copied = bytearray(self.nbytes)
-        if isinstance(self._buffer, _core.HostBuffer):
+        if not isinstance(self._buffer, _core.DeviceBuffer):
             copied[:] = memoryview(self._buffer)[self._offset : self._offset + self.nbytes]
         elif copied:
             self._buffer.copy_to_host(self._offset, copied)
@@ -108,9 +108,9 @@ def to_tensors(loaded: "Loaded", *, raw: bool) -> dict[str, Tensor]:
     return tensors
 
 
-def device_of_buffer(buffer: _core.HostBuffer | _core.DeviceBuffer) -> str:
+def device_of_buffer(buffer: "Buffer") -> str:
     """Our name of the device that a buffer lies on."""
-    return "cpu" if isinstance(buffer, _core.HostBuffer) else buffer.device.name
+    return buffer.device.name if isinstance(buffer, _core.DeviceBuffer) else "cpu"
 
 
 def check_framework(framework: object) -> None:

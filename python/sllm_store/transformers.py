@@ -37,6 +37,7 @@ def load_model(
     verify: bool = True,
     memory: Memory = "own",
     queue: Queue = "auto",
+    store: str | os.PathLike[str] | None = "auto",
     trust_remote_code: bool = False,
     on_report: OnReport | None = None,
     **kwargs: Any,
@@ -48,14 +49,14 @@ def load_model(
 
     device_map: None or "cpu", or a map of modules to it.
     dtype: as in from_pretrained; the config's by default. Another than the stored one costs a copy.
-    verify, memory, queue, on_report: as in load_tensors.
+    verify, memory, queue, store, on_report: as in load_tensors.
     trust_remote_code: run the Python files that the folder brings along.
     kwargs: passed on to from_pretrained, such as `attn_implementation`.
 
     Raises what load_tensors raises, UnsupportedError where transformers is missing or lacks the architecture.
     """
     start = time.perf_counter()
-    request = LoadRequest(None, verify, memory, queue)
+    request = LoadRequest(None, verify, memory, queue, store=store)
     check_request(request)
     _check_device_map(device_map)
     checkpoint = open_checkpoint(path)

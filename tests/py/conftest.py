@@ -7,6 +7,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
+# No test loads through a store of this machine by accident; this is inherited by the children of tests.
+os.environ["SLLM_STORE"] = "/nonexistent/sllm/store.sock"
+
 
 @pytest.fixture(scope="session")
 def simulated_driver() -> str:
