@@ -1,4 +1,4 @@
-"""`sllm-store`: convert, inspect, verify and load checkpoints.
+"""`sllm-store`: convert, inspect, verify and load checkpoints, and keep them in memory.
 
 Data goes to stdout, everything else to stderr. Exit codes: 0 done, 1 failed, 2 usage, 130 interrupted.
 """
@@ -13,7 +13,7 @@ from sllm_store._version import __version__
 from sllm_store.errors import InvalidArgumentError, SllmError
 
 # One module a command, imported when it is named: `--help` needs none of what they need.
-_COMMANDS: Final = ("convert", "inspect", "load", "verify")
+_COMMANDS: Final = ("convert", "evict", "inspect", "lease", "load", "prefetch", "serve", "status", "verify")
 
 
 class _Commands(click.Group):
@@ -30,7 +30,7 @@ class _Commands(click.Group):
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="sllm-store")
 def program() -> None:
-    """Convert, inspect, verify and load model checkpoints."""
+    """Convert, inspect, verify and load model checkpoints, and keep them in memory."""
 
 
 def main() -> None:

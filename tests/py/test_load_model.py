@@ -197,3 +197,17 @@ def test_save_model_uses_the_names_that_checkpoints_have(tmp_path):
     with safe_open(tmp_path / "hf" / "model.safetensors", "pt") as theirs:
         assert set(sllm_store.open_checkpoint(tmp_path / "it").tensors) == set(theirs.keys())
     assert digests(load_model(tmp_path / "it")) == oracle(tmp_path / "hf", "MixtralForCausalLM")
+
+
+def test_a_model_through_a_store_is_the_same(tmp_path, monkeypatch):
+    from store_process import running_store
+
+    make_llama(tmp_path / "plain", tied=True)
+    sllm_store.convert(tmp_path / "plain", tmp_path / "it")
+    alone = digests(load_model(tmp_path / "it", store=None))
+    reports = []
+    with running_store(tmp_path / "s") as running:
+        monkeypatch.setenv("SLLM_STORE", str(running.path))
+        through = digests(load_model(tmp_path / "it", on_report=reports.append))
+    assert through == alone
+    assert reports[0].store == "mapped"

@@ -6,7 +6,7 @@ import time
 import click
 
 from sllm_store import _core
-from sllm_store.checkpoint import open_checkpoint
+from sllm_store.opening import open_anywhere
 from sllm_store.reading import LoadRequest, Memory, Queue, Times, check_request, load_bytes, make_report
 from sllm_store.report import LoadReport
 
@@ -29,13 +29,17 @@ from sllm_store.report import LoadReport
     help="Own memory, the files mapped, or mapped where the page cache has them.",
 )
 @click.option("--device", default="cpu", show_default=True, help="Where to: cpu, cuda, cuda:1, or cuda: and a UUID.")
+@click.option("--store", metavar="auto|none|PATH", default="auto", show_default=True, help="Through which store.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
-def command(*, path: str, no_verify: bool, queue: Queue, memory: Memory, device: str, as_json: bool) -> None:
+def command(
+    *, path: str, no_verify: bool, queue: Queue, memory: Memory, device: str, store: str, as_json: bool
+) -> None:
     """Load the checkpoint at PATH into memory and show where the time went.
 
     The bytes are read, verified and placed as load_tensors does it, without torch.
     """
-    report = _load(path, LoadRequest(verify=not no_verify, memory=memory, queue=queue, device=device))
+    through = None if store == "none" else store
+    report = _load(path, LoadRequest(verify=not no_verify, memory=memory, queue=queue, device=device, store=through))
     if as_json:
         click.echo(json.dumps(report.as_dict()))
     else:
@@ -45,9 +49,9 @@ def command(*, path: str, no_verify: bool, queue: Queue, memory: Memory, device:
 def _load(path: str, request: LoadRequest) -> LoadReport:
     start = time.perf_counter()
     check_request(request)
-    checkpoint = open_checkpoint(path)
+    checkpoint, url = open_anywhere(path, request.store)
     opened = time.perf_counter()
-    loaded = load_bytes(checkpoint, request, _core.StopFlag())
+    loaded = load_bytes(checkpoint, request._replace(url=url), _core.StopFlag())
     return make_report(loaded, Times(opened - start, 0.0, time.perf_counter() - start))
 
 
@@ -66,7 +70,7 @@ def _print(report: LoadReport) -> None:
     for stage, seconds, what in _stages(report):
         table.add_row(stage, f"{seconds:.3f}", what)
     console.print(table)
-    console.print(f"the limit was: {report.limit}", highlight=False)
+    console.print(f"the limit was: {report.limit}; store: {report.store or 'none asked'}", highlight=False)
 
 
 def _stages(report: LoadReport) -> list[tuple[str, float, str]]:
