@@ -20,6 +20,7 @@ from typing import Final
 
 from sllm_store import _core
 from sllm_store.async_frames import Connection
+from sllm_store.disk_tier import DiskTier
 from sllm_store.notify import notify
 from sllm_store.pool_loads import PoolLoads
 from sllm_store.pool_sizes import check_pool, memory_limit
@@ -31,7 +32,7 @@ from sllm_store.store_requests import StoreRequests
 from sllm_store.store_socket import Admission, listening, peer_of
 from sllm_store.store_state import StoreView
 from sllm_store.tier_rates import TierRates
-from sllm_store.tiers import DiskTier, Sources
+from sllm_store.tiers import Sources
 
 # More at once would take turns on the drive; further ones wait.
 _FILLS_AT_ONCE: Final = 8
@@ -112,9 +113,7 @@ def _disk_tier(options: ServeOptions) -> Iterator[DiskTier | None]:
     if options.disk is None:
         yield None
         return
-    from sllm_store.disk_tier import DiskTier as Folder
-
-    with closing(Folder(options.disk, options.disk_limit_bytes)) as tier:
+    with closing(DiskTier(options.disk, options.disk_limit_bytes)) as tier:
         yield tier
 
 

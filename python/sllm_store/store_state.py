@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 from sllm_store import _core
 from sllm_store._version import __version__
+from sllm_store.disk_tier import DiskTier
 from sllm_store.protocol import CheckpointState, LeaseList, LeaseState, State
 from sllm_store.residency import Residency
 from sllm_store.store_devices import StoreDevices
 from sllm_store.tier_rates import TierRates
-from sllm_store.tiers import DiskTier
 
 
 class Lessee(NamedTuple):

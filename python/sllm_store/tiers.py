@@ -6,12 +6,12 @@ comes through the disk tier, which also keeps what the store finds out about che
 
 import asyncio
 import os
-from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Final, Protocol
 
 from sllm_store import _core
 from sllm_store.checkpoint import Checkpoint, open_checkpoint
+from sllm_store.disk_tier import DiskTier
 from sllm_store.errors import CorruptCheckpointError, InvalidArgumentError, from_os_error
 from sllm_store.manifest import MANIFEST_NAME
 from sllm_store.protocol import Described, DescribedFile
@@ -46,33 +46,6 @@ class Source(Protocol):
 
     async def close(self) -> None:
         """End what is still done for it, such as a copy that a fill left to be finished."""
-
-
-class DiskTier(Protocol):
-    """A folder of checkpoints that came from elsewhere, with a limit; any thread may call it, and may have to wait."""
-
-    @property
-    def path(self) -> str:
-        """The folder."""
-
-    @property
-    def limit_bytes(self) -> int:
-        """What it may hold."""
-
-    def used_bytes(self) -> int:
-        """What it holds."""
-
-    def bytes_of(self, path: str) -> int:
-        """What it holds of the checkpoint that clients ask for by this path or URL."""
-
-    def evict(self, path: str) -> int:
-        """Let a checkpoint go, or all of them where the path is empty; the bytes that went."""
-
-    def keep_crcs(self, checkpoint: Checkpoint, file: int, crcs: Sequence[int]) -> None:
-        """Remember the CRC32C of each span of a partition that has none, as long as the file is the same."""
-
-    def known_crcs(self, checkpoint: Checkpoint) -> Mapping[int, Sequence[int]]:
-        """What was kept, by the partition's number."""
 
 
 class LocalSource:
