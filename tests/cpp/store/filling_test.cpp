@@ -181,6 +181,17 @@ TEST_F(FillingTest, LetsAnotherSeePartsAsTheyCome) {
   expect_filled(*other);
 }
 
+TEST_F(FillingTest, LetsNobodyClaimWhatItIsBringing) {
+  options_.depth = 1;
+  const auto one = model_.reserve(store_);
+  const auto other = model_.reserve(store_);
+  fill(*one, [&] {
+    one->abandon();
+    EXPECT_TRUE(other->claim().empty());
+  });
+  expect_filled(*other);
+}
+
 TEST_F(FillingTest, SharesOneLoadAmongThreads) {
   std::vector<std::jthread> threads;
   std::atomic<std::uint64_t> read = 0;

@@ -192,6 +192,26 @@ TEST(Store, NeverEvictsWhatIsLeasedOrReserved) {
   EXPECT_TRUE(holding->is_complete());
 }
 
+// The leased page lies in the second chunk; with the first one all of its part would go.
+TEST(Store, LeasesAllChunksOfAPartForOneOfItsPages) {
+  Store store(pool_of(2));
+  StoredBytes other({3 * kMiB}, 1);
+  StoredBytes model({2 * kMiB}, 2);
+  StoredBytes next({kChunk}, 3);
+  for (StoredBytes* each : {&other, &model, &next}) each->add_to(store);
+  EXPECT_TRUE(other.load(store));
+  auto held = store.reserve(model.number, Ranges{{0, 2 * kMiB - 1, 2 * kMiB}});
+  model.bring(*held);
+  const auto pieces = held->pieces();
+  ASSERT_GE(pieces[0].pool_offset, kChunk);
+  std::optional<MappedLease> lease = lease_of(store, *held);
+  held.reset();
+  EXPECT_EQ(next.reserve(store), nullptr);
+  EXPECT_TRUE(model.equals(lease->bytes(), pieces));
+  lease.reset();
+  EXPECT_TRUE(next.load(store));
+}
+
 TEST(Store, EvictsWhatCostsLeastToBringBack) {
   Store store(pool_of(3));
   StoredBytes cheap({kChunk}, 1);
