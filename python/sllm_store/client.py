@@ -20,8 +20,9 @@ from sllm_store.frames import Channel
 from sllm_store.protocol import VERSION, Failed, Hello, Message, Progress, Welcome
 from sllm_store.store_paths import check_socket, is_trusted_uid, socket_paths
 
-# A daemon that lives says something twice a second, even while it waits itself.
+# A daemon that lives says something twice a second, even while it waits itself, and greets at once.
 SILENCE_S: Final = 20.0
+GREETING_S: Final = 5.0
 
 _AnswerType = TypeVar("_AnswerType", bound=Message)
 OnProgress = Callable[[int, int], None]
@@ -42,7 +43,7 @@ class StoreClient:
         self.path = Path(path)
         self._channel = Channel(_connect(self.path), str(path), is_stopped)
         try:
-            self.welcome: Welcome = self.request(Hello(VERSION), Welcome)
+            self.welcome = self._greet()
         except BaseException:
             self._channel.close()
             raise
@@ -52,6 +53,11 @@ class StoreClient:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._channel.close()
+
+    def _greet(self) -> Welcome:
+        self._channel.send(Hello(VERSION), timeout_s=GREETING_S)
+        answer, fd = self._channel.receive(timeout_s=GREETING_S)
+        return self._checked(answer, fd, Welcome)
 
     def request(
         self,
@@ -65,10 +71,7 @@ class StoreClient:
         Raises what the daemon did, UnavailableError, DeadlineError, CancelledError.
         """
         received, received_fd = self.request_fd(message, answer, on_progress, fd)
-        if received_fd is not None:
-            os.close(received_fd)
-            raise UnavailableError(f"the store at {self.path} sent a descriptor with a {answer.__name__}")
-        return received
+        return self._checked(received, received_fd, answer)
 
     def request_fd(
         self,
@@ -83,13 +86,19 @@ class StoreClient:
             received, fd = self._channel.receive(timeout_s=SILENCE_S)
             if isinstance(received, answer):
                 return received, fd
-            if fd is not None:
-                os.close(fd)
-            if isinstance(received, Failed):
-                raise _error(received)
-            if not isinstance(received, Progress):
-                raise UnavailableError(f"the store at {self.path} answered with a {type(received).__name__}")
-            on_progress(received.nbytes, received.total)
+            progress = self._checked(received, fd, Progress)
+            on_progress(progress.nbytes, progress.total)
+
+    def _checked(self, received: Message, fd: int | None, wanted: type[_AnswerType]) -> _AnswerType:
+        """What was received, where that is what was wanted, without a descriptor. Raises what it says otherwise."""
+        if fd is not None:
+            os.close(fd)
+            raise UnavailableError(f"the store at {self.path} sent a descriptor with a {type(received).__name__}")
+        if isinstance(received, wanted):
+            return received
+        if isinstance(received, Failed):
+            raise _error(received)
+        raise UnavailableError(f"the store at {self.path} answered with a {type(received).__name__}")
 
 
 def find_store() -> Path:
@@ -114,7 +123,7 @@ def _connect(path: Path) -> socket.socket:
         raise UnavailableError(f"no store is running: no socket at {path}") from error
     theirs = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
-        theirs.settimeout(SILENCE_S)
+        theirs.settimeout(GREETING_S)
         theirs.connect(str(path))
         # The file's owner is not the process that listens: that one is asked for its own.
         _, uid, _ = struct.unpack("iII", theirs.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))

@@ -12,7 +12,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
@@ -25,11 +25,11 @@ from sllm_store.protocol import FileRange
 from sllm_store.residency import Residency, Resident
 from sllm_store.tier_rates import TierRates
 
-# How often a request looks again for room, and says how far it has come.
+# How often a request looks again for room, and how far it has come.
 _ROOM_PERIOD_S: Final = 0.1
-PROGRESS_PERIOD_S: Final = 0.5
+_PROGRESS_PERIOD_S: Final = 0.2
 
-OnProgress = Callable[[int, int], Awaitable[None]]
+OnProgress = Callable[[int, int], None]
 _Result = TypeVar("_Result")
 
 _log = logging.getLogger(__name__)
@@ -122,7 +122,7 @@ class PoolLoads:
         account: Account = {}
         while not reservation.is_complete:
             await self._wait(own)
-            await on_progress(reservation.resident_bytes, reservation.nbytes)
+            on_progress(reservation.resident_bytes, reservation.nbytes)
             if own is not None and own.task.done():
                 account, own = await _outcome(own), None
             if own is None and resident.fills_ended != fills_ended and not reservation.is_complete:
@@ -149,9 +149,9 @@ class PoolLoads:
 
     async def _wait(self, own: Fill | None) -> None:
         if own is not None:
-            await asyncio.wait([own.task], timeout=PROGRESS_PERIOD_S)
+            await asyncio.wait([own.task], timeout=_PROGRESS_PERIOD_S)
         else:
-            await self._changes.wait(PROGRESS_PERIOD_S)
+            await self._changes.wait(_PROGRESS_PERIOD_S)
 
     async def _fill(
         self, resident: Resident, reservation: _core.Reservation, stop: _core.StopFlag

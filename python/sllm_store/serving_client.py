@@ -3,16 +3,19 @@
 import asyncio
 import logging
 import os
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
 from sllm_store.async_frames import Connection
 from sllm_store.errors import PermissionDeniedError, SllmError, UnsupportedError
 from sllm_store.frames import FrameError
-from sllm_store.protocol import OLDEST_VERSION, VERSION, Failed, Hello, LoadOnto, Message, Request, Welcome
+from sllm_store.protocol import OLDEST_VERSION, VERSION, Failed, Hello, LoadOnto, Message, Progress, Request, Welcome
 from sllm_store.store_requests import Asker, Reply, StoreRequests
 from sllm_store.store_socket import Peer
+
+# How often a client is told how far its request has come, however little there is to say.
+PROGRESS_PERIOD_S: Final = 0.5
 
 _log = logging.getLogger(__name__)
 _decode: Final = msgspec.msgpack.Decoder(Request).decode
@@ -23,7 +26,8 @@ class ServedClient:
 
     def __init__(self, connection: Connection, peer: Peer, requests: StoreRequests, welcome: Welcome) -> None:
         self._connection = connection
-        self._asker = Asker(peer.pid, peer.uid, connection.send)
+        self._asker = Asker(peer.pid, peer.uid, self._note_progress)
+        self._progress = Progress(0, 0)
         self._requests = requests
         self._welcome = welcome
 
@@ -78,13 +82,19 @@ class ServedClient:
         finally:
             _close(reply.fd)
 
+    def _note_progress(self, nbytes: int, total: int) -> None:
+        self._progress = Progress(nbytes, total)
+
     async def _reply(self, request: Message, fd: int | None) -> Reply:
         """The answer, unless the client goes before there is one."""
         work = asyncio.ensure_future(self._requests.answer(request, self._asker._replace(fd=fd)))
         over = asyncio.ensure_future(self._connection.until_over())
         is_answered = False
+        self._progress = Progress(0, 0)
         try:
-            await asyncio.wait([work, over], return_when=asyncio.FIRST_COMPLETED)
+            while not await _any_done(work, over):
+                # It knows by this that we live, too.
+                await self._connection.send(self._progress)
             is_answered = work.done()
         finally:
             work.cancel()
@@ -98,6 +108,11 @@ class ServedClient:
             return work.result()
         except SllmError as error:
             return Reply(Failed(error.code, str(error)))
+
+
+async def _any_done(*tasks: "asyncio.Future[Any]") -> bool:
+    done, _ = await asyncio.wait(tasks, timeout=PROGRESS_PERIOD_S, return_when=asyncio.FIRST_COMPLETED)
+    return bool(done)
 
 
 def _discard(work: "asyncio.Task[Reply]") -> None:

@@ -10,7 +10,7 @@ from sllm_store import store_state
 from sllm_store.accounts import Account, sum_up
 from sllm_store.errors import InvalidArgumentError, OutOfMemoryError
 from sllm_store.plan import Extent
-from sllm_store.pool_loads import PROGRESS_PERIOD_S, Brought, OnProgress, PoolLoads
+from sllm_store.pool_loads import Brought, OnProgress, PoolLoads
 from sllm_store.pooled_pieces import portions, wanted_ranges
 from sllm_store.protocol import (
     Copied,
@@ -26,7 +26,6 @@ from sllm_store.protocol import (
     Message,
     Prefetch,
     Prefetched,
-    Progress,
     Status,
 )
 from sllm_store.residency import Residency, Resident
@@ -40,8 +39,6 @@ _PORTION_BYTES: Final = 128 << 20
 # Leases end without a word, so now and then those are forgotten that have.
 _LOOK_AFTER_LEASES: Final = 1000
 
-Send = Callable[[Message], Awaitable[None]]
-
 
 class Reply(NamedTuple):
     """An answer, and the descriptor that goes with it, which is the caller's."""
@@ -51,11 +48,11 @@ class Reply(NamedTuple):
 
 
 class Asker(NamedTuple):
-    """Who asks, as the kernel says, how it is told of progress, and the descriptor that came with the request."""
+    """Who asks, as the kernel says, what is told how far it has come, and the descriptor that came with the request."""
 
     pid: int
     uid: int
-    send: Send
+    on_progress: OnProgress
     fd: int | None = None
 
 
@@ -94,7 +91,7 @@ class StoreRequests:
         resident = await self._residency.find(request.path, request.identities)
         async with self._loads.reserved(resident, request.ranges, _wait_s(request)) as reservation:
             is_verified = resident.is_verified(file for file, _, _ in request.ranges)
-            brought = await self._loads.bring(resident, reservation, _progress(asker.send))
+            brought = await self._loads.bring(resident, reservation, asker.on_progress)
             pieces = reservation.pieces()
             number, fd = reservation.lease()
         self._note_lease(number, Lessee(request.path, asker.pid, asker.uid))
@@ -121,7 +118,7 @@ class StoreRequests:
         with await self.view.devices.memory(request, asker.fd) as memory:
             async with self._loads.reserved(resident, ranges, _wait_s(request)) as reservation:
                 is_verified = resident.is_verified(file for file, _, _ in ranges)
-                bringing = asyncio.ensure_future(self._loads.bring(resident, reservation, _progress(asker.send)))
+                bringing = asyncio.ensure_future(self._loads.bring(resident, reservation, asker.on_progress))
                 async with _ended(bringing):
                     accounts = [
                         await self._copy(resident, portion, memory) for portion in portions(extents, _PORTION_BYTES)
@@ -145,7 +142,7 @@ class StoreRequests:
         while ranges:
             try:
                 async with self._loads.reserved(resident, ranges, 0.0) as reservation:
-                    brought = await self._loads.bring(resident, reservation, _progress(asker.send))
+                    brought = await self._loads.bring(resident, reservation, asker.on_progress)
                     self._note_load(resident, brought, start)
                     return Reply(Prefetched(sum(sizes), reservation.resident_bytes))
             except OutOfMemoryError:
@@ -170,25 +167,11 @@ class StoreRequests:
         return Reply(store_state.leases_of(self.view))
 
 
-def _progress(send: Send) -> OnProgress:
-    """Tells the client how far a request has come, now and then; it knows by that that the daemon lives, too."""
-    said_at = time.monotonic()
-
-    async def on_progress(nbytes: int, total: int) -> None:
-        nonlocal said_at
-        now = time.monotonic()
-        if now - said_at >= PROGRESS_PERIOD_S:
-            said_at = now
-            await send(Progress(nbytes, total))
-
-    return on_progress
-
-
 def _wait_s(request: Load | LoadOnto) -> float:
     return min(max(0.0, request.wait_s), _MAX_WAIT_S)
 
 
-async def _no_progress(_nbytes: int, _total: int) -> None:
+def _no_progress(_nbytes: int, _total: int) -> None:
     """Somebody else says it."""
 
 

@@ -106,7 +106,7 @@ class World:
 
     async def _ask(self, ranges: list) -> tuple[int, dict, FakeReservation]:
         async with self.loads.reserved(self.resident, ranges, 0.2) as reservation:
-            brought = await self.loads.bring(self.resident, reservation, nothing)
+            brought = await self.loads.bring(self.resident, reservation, lambda *_: None)
         return brought.hit_bytes, brought.fill, reservation
 
     async def fills(self, count: int) -> list[tuple[FakeReservation, asyncio.Future]]:

@@ -3,6 +3,7 @@
 import grp
 import hashlib
 import os
+import signal
 import socket
 import struct
 import tempfile
@@ -11,13 +12,15 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import msgspec
 import pytest
 from store_process import bytes_of, children, load, make_checkpoint, running_store
 
+from sllm_store import client
 from sllm_store.client import StoreClient
-from sllm_store.errors import PermissionDeniedError, UnavailableError, UnsupportedError
+from sllm_store.errors import OutOfMemoryError, PermissionDeniedError, UnavailableError, UnsupportedError
 from sllm_store.frames import encode
-from sllm_store.protocol import MAX_FRAME_BYTES, Hello, Load, Prefetch, Prefetched, State, Status
+from sllm_store.protocol import MAX_FRAME_BYTES, Hello, Leased, Load, Prefetch, Prefetched, State, Status
 
 # What leaks once a client is seen among descriptors that come and go.
 REPEATS = 5
@@ -101,8 +104,6 @@ class TestClients:
         import fcntl
         import mmap
 
-        from sllm_store.protocol import Leased
-
         folder, oracle = next(iter(models.items()))
         with StoreClient(store.path) as client:
             _, fd = client.request_fd(Load(str(folder), [], [(0, 0, 4096)], 0.0), Leased)
@@ -172,7 +173,6 @@ class TestStrangers:
 
     def test_ranges_and_paths_of_nowhere_are_errors_of_the_request(self, store, models):
         from sllm_store.errors import CheckpointNotFoundError, InvalidArgumentError
-        from sllm_store.protocol import Leased
 
         (folder, *_) = models
         with StoreClient(store.path) as client:
@@ -242,6 +242,30 @@ class TestDaemon:
             assert bytes_of(tensors) == oracle
         assert [report.store for report in reports] == ["unavailable", "mapped"]
         assert not path.exists()
+
+    def test_a_daemon_that_stands_still_is_no_matter_for_auto(self, store, models, monkeypatch):
+        folder, oracle = next(iter(models.items()))
+        monkeypatch.setenv("SLLM_STORE", str(store.path))
+        monkeypatch.setattr(client, "GREETING_S", 0.2)
+        store.process.send_signal(signal.SIGSTOP)
+        reports = []
+        assert bytes_of(load(folder, "auto", on_report=reports.append)) == oracle
+        assert reports[0].store == "deadline"
+        store.process.send_signal(signal.SIGCONT)
+        assert bytes_of(load(folder, store.path)) == oracle
+
+    def test_whoever_waits_for_room_hears_of_it_and_gets_it(self, store, models):
+        folders = list(models)
+        held = [load(folder, store.path) for folder in folders[:3]]
+        said = []
+        wanted = Load(str(folders[3]), [], [(0, 0, 10 << 20)], 0.0)
+        with StoreClient(store.path) as waiting, pytest.raises(OutOfMemoryError, match="others hold it"):
+            waiting.request_fd(wanted, Leased)
+        patient = msgspec.structs.replace(wanted, wait_s=60.0)
+        with StoreClient(store.path) as waiting:
+            _, fd = waiting.request_fd(patient, Leased, lambda *progress: (said.append(progress), held.clear()))
+        os.close(fd)
+        assert said
 
     def test_a_daemon_that_dies_in_the_middle_is_no_matter_for_auto(self, here, models, monkeypatch):
         folder, oracle = next(iter(models.items()))
