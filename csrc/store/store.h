@@ -80,11 +80,13 @@ class Store {
   // a file, not_found for a checkpoint that is unknown or retired.
   std::shared_ptr<class Reservation> reserve(CheckpointNumber checkpoint, std::span<const FileRange> ranges);
 
+  // Those that some process still has. What leases that are over kept of retired checkpoints goes with this.
   std::vector<LeaseStatus> leases() const;
   StoreStatus status() const;
 
-  // A descriptor that becomes readable when a part became resident, a fill failed, or a reservation or
-  // anything else went (eventfd(2), not blocking, to be read by the owner). Valid while the store lives.
+  // A descriptor that becomes readable when a part became resident, a fill failed, a reservation went, or
+  // something was evicted on request (eventfd(2), not blocking, to be read by the owner). Nobody is told of a
+  // lease's end: who waits for room asks again. Valid while the store lives.
   int changes_fd() const;
 
   // Faults the pool in from here on, in a thread of its own at nice 19, in huge pages where those come
@@ -96,8 +98,8 @@ class Store {
   std::shared_ptr<StoreState> state_;
 };
 
-// Parts of one checkpoint, held: all those that the ranges touch which were asked for. Its end, which nothing
-// that is called here may outlast, lets them go, from any thread. Thread-safe.
+// Parts of one checkpoint, held: all those that the ranges touch which were asked for. Its end lets them go,
+// from any thread; no call may outlast it. Thread-safe.
 class Reservation {
  public:
   ~Reservation();
