@@ -3,7 +3,7 @@
 1. The folder is made with the origin's record in it, and each file in its full size, sparse.
 2. write() puts whole spans into a file. They can be read at once; the journal hears of them later.
 3. sync() brings the files to the disk, then appends records of what was written before it began to the journal, and
-   syncs that. is_sync_due says that enough bytes are waiting; who writes should not have to wait for the disk.
+   syncs that. is_sync_due says that it is time for that; who writes should not have to wait for the disk.
 4. publish(), once every span is there: sync, then the folder, then rename it to where published copies are, sync both
    parents, and remove the journal, which nobody needs any longer.
 
@@ -16,6 +16,7 @@ import errno
 import os
 import struct
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,8 +31,9 @@ from sllm_store.writing import os_errors, sync, write_file
 
 ORIGIN_NAME: Final = ".sllm-origin.json"
 JOURNAL_NAME: Final = ".sllm-journal"
-# So much may be fetched again after a break.
-JOURNAL_BYTES = 64 << 20
+# So long a fetch may have to be repeated after a break. A sync holds up who writes to the same files, so how much is
+# written between two of them is nothing that a fast link should be slowed down by.
+SYNC_PERIOD_S = 5.0
 
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 _RECORD: Final = struct.Struct("<III")
@@ -70,7 +72,7 @@ class DiskCopy:
         self.is_published = is_published
         self._present = [bytearray(span_count(file.nbytes)) for file in origin.files]
         self._waiting: list[tuple[int, int, int]] = []
-        self._waiting_bytes = 0
+        self._synced_s = time.monotonic()
         self._lock = threading.Lock()
         self._journal_lock = threading.Lock()
         self._files: list[int] = []
@@ -86,7 +88,6 @@ class DiskCopy:
         with self._lock:
             self._present[file][first : first + count] = b"\1" * count
             self._waiting.append((file, first, count))
-            self._waiting_bytes += len(data)
 
     def read(self, file: int, offset: int, nbytes: int) -> bytes | None:
         """What is there of the file, or None unless all of it is."""
@@ -117,21 +118,22 @@ class DiskCopy:
 
     @property
     def is_sync_due(self) -> bool:
-        """Whether so much was written since the last sync that it is time for the next."""
+        """Whether something has waited long enough to be synced."""
         with self._lock:
-            return self._waiting_bytes >= JOURNAL_BYTES
+            return bool(self._waiting) and time.monotonic() - self._synced_s >= SYNC_PERIOD_S
 
     def sync(self) -> None:
         """Bring what was written to the disk, then tell the journal."""
         with self._journal_lock, self._failing("sync"):
             with self._lock:
-                records, self._waiting, self._waiting_bytes = self._waiting, [], 0
+                records, self._waiting = self._waiting, []
             try:
                 for file in sorted({file for file, _, _ in records}):
                     os.fdatasync(self._files[file])
                 if records and not self.is_published:
                     _write_at(self._journal, os.fstat(self._journal).st_size, memoryview(encode_records(records)))
                     os.fdatasync(self._journal)
+                self._synced_s = time.monotonic()
             except BaseException:
                 with self._lock:
                     self._waiting = records + self._waiting

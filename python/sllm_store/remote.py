@@ -270,7 +270,7 @@ def _ranges(fetch: Fetch, parts: Iterable[tuple[int, int, int]], *, is_claimed: 
 
 
 def _claim_again(reservation: "_core.Reservation") -> list[Piece]:
-    """What the reservation owes, whoever has claimed it. A claim lists only what it takes over, so it gives up first."""
+    """What the reservation owes, whoever claimed it. A claim lists only what it takes over, so it gives up first."""
     reservation.abandon()
     return reservation.claim()
 

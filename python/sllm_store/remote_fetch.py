@@ -119,10 +119,10 @@ class Fetch:
         data = self.copy.read(one.file, one.begin, one.end - one.begin) if self.copy else None
         if data is None:
             return False
-        if self._bad_span(one, data) is not None:
+        if self._bad_span(one, memoryview(data)) is not None:
             self.account.bad_ranges += 1
             return False
-        self._hand_over(one, data)
+        self._hand_over(one, memoryview(data))
         self.account.bytes_from_disk += len(data)
         return True
 
@@ -140,39 +140,49 @@ class Fetch:
             f"{min(begin + SPAN_BYTES, one.end)} does not match, fetched twice"
         )
 
-    def _take(self, one: Range, data: bytes | memoryview) -> int | None:
+    def _take(self, one: Range, data: memoryview) -> int | None:
         """Verify and write; or the number of the first bad span of the range."""
-        bad = self._bad_span(one, data)
+        try:
+            # The reservation verifies what it gets, and once is enough.
+            bad = None if self._takes_all(one) else self._bad_span(one, data)
+            if bad is None:
+                self._hand_over(one, data)
+        except CorruptCheckpointError:
+            bad = self._bad_span(one, data)
+            if bad is None:
+                raise
         if bad is None:
-            self._hand_over(one, data)
             self._keep(one, data)
         else:
             self.account.bad_ranges += 1
         return bad
 
-    def _bad_span(self, one: Range, data: bytes | memoryview) -> int | None:
+    def _takes_all(self, one: Range) -> bool:
+        return self.sink is not None and sum(end - begin for begin, end in one.parts) == one.end - one.begin
+
+    def _bad_span(self, one: Range, data: memoryview) -> int | None:
         crcs = self.crcs[one.file]
         if crcs is None:
             return None
-        view, first = memoryview(data), one.begin // SPAN_BYTES
-        for number, start in enumerate(range(0, len(view), SPAN_BYTES)):
-            if _core.crc32c(view[start : start + SPAN_BYTES]) != crcs[first + number]:
+        first = one.begin // SPAN_BYTES
+        for number, start in enumerate(range(0, len(data), SPAN_BYTES)):
+            if _core.crc32c(data[start : start + SPAN_BYTES]) != crcs[first + number]:
                 return number
         return None
 
-    def _hand_over(self, one: Range, data: bytes | memoryview) -> None:
-        if self.sink is None:
-            return
-        view = memoryview(data)
-        for begin, end in one.parts:
-            self.sink.write(one.file, begin, view[begin - one.begin : end - one.begin])
+    def _hand_over(self, one: Range, data: memoryview) -> None:
+        # A part that was taken is not given again, should the one behind it have to be fetched once more.
+        while self.sink is not None and one.parts:
+            begin, end = one.parts[0]
+            self.sink.write(one.file, begin, data[begin - one.begin : end - one.begin])
+            del one.parts[0]
 
-    def _keep(self, one: Range, data: bytes | memoryview) -> None:
+    def _keep(self, one: Range, data: memoryview) -> None:
         if self.copy is None:
             return
         try:
             put = self.copy.repair if self.copy.is_published else self.copy.write
-            put(one.file, one.begin, memoryview(data))
+            put(one.file, one.begin, data)
         except (OutOfMemoryError, StoreIOError) as error:
             if self.sink is None:
                 raise

@@ -272,7 +272,7 @@ def test_a_fetch_goes_on_after_kill_9(server, tmp_path):
     stalled = Fault("stall", 99, lambda request: request.name == last and request.begin > 0)
     server.faults.append(stalled)
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
-    command = [sys.executable, "-c", "import sllm_store.disk_copy as c; c.JOURNAL_BYTES = 1\n" + FETCHER]
+    command = [sys.executable, "-c", "import sllm_store.disk_copy as c; c.SYNC_PERIOD_S = 0.0\n" + FETCHER]
     with subprocess.Popen([*command, server.url, str(tmp_path / "tier")], env=environment) as process:
         deadline = time.monotonic() + DEADLINE_S
         while journal_bytes(tmp_path / "tier") < 16 * 3 and time.monotonic() < deadline and process.poll() is None:

@@ -406,7 +406,7 @@ def test_timeouts_pass_and_refusals_do_not():
 
 
 def test_a_copy_that_nobody_can_sync_is_said_so(verified, tier, monkeypatch):
-    monkeypatch.setattr("sllm_store.disk_copy.JOURNAL_BYTES", 1)
+    monkeypatch.setattr("sllm_store.disk_copy.SYNC_PERIOD_S", 0.0)
     calls = []
 
     def fail(fd: int) -> None:
