@@ -154,6 +154,42 @@ print(kind)
 """
 
 
+IDLE = """
+import asyncio, os, time
+from sllm_store import _core
+from sllm_store.protocol import LoadOnto
+from sllm_store.store_devices import StoreDevices
+
+async def main():
+    devices = StoreDevices(_core.Store(pool_bytes=8 << 20), idle_s=0.05)
+    device = _core.find_device("cuda:1")
+    buffer = device.allocate(4096, is_shareable=True)
+    fd = buffer.export_fd()
+    request = LoadOnto("", [], device.uuid, 4096, b"", [], 0.0)
+    first = await devices.memory(request, fd)
+    second = await devices.memory(request, fd)
+    os.close(fd)
+    first.close()
+    gone = asyncio.Event()
+    asyncio.get_running_loop().call_later(0.2, gone.set)
+    await gone.wait()
+    print([state.uuid == device.uuid for state in devices.states()])
+    second.close()
+    deadline = time.monotonic() + 30
+    while devices.states() and time.monotonic() < deadline:
+        await asyncio.wait([asyncio.ensure_future(asyncio.to_thread(os.sched_yield))])
+    print(devices.states())
+
+asyncio.run(main())
+"""
+
+
+def test_a_device_is_given_back_when_idle_and_not_before(driver):
+    environment = {**os.environ, **driver}
+    child = subprocess.run([sys.executable, "-c", IDLE], capture_output=True, text=True, check=False, env=environment)
+    assert child.stdout.splitlines() == ["[True]", "[]"], child.stderr
+
+
 def device_uuid() -> str:
     """The simulated device's, from a process of its own, since a driver is found once."""
     code = "from sllm_store import _core; print(_core.find_device('cuda:0').uuid)"

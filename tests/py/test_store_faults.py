@@ -290,6 +290,23 @@ class TestDaemon:
             dying.join()
         assert reports[0].store == "unavailable"
 
+    @pytest.mark.parametrize("after", [0, 3, 10, 30])
+    def test_a_daemon_that_is_told_to_stop_in_the_middle_of_a_load_does(self, store, models, after):
+        (folder, *_) = models
+        with socket.socket(socket.AF_UNIX) as raw:
+            raw.settimeout(30)
+            raw.connect(str(store.path))
+            raw.sendall(encode(Hello(1)))
+            raw.recv(1000)
+            raw.sendall(encode(Load(str(folder), [], [(0, 0, 10 << 20)], 0.0)))
+            raw.settimeout(after / 1000 or None)
+            if after:
+                with suppress(TimeoutError):
+                    raw.recv(1)
+            start = time.monotonic()
+            assert store.stop() == 0
+            assert time.monotonic() - start < 10
+
     def test_prefetch_brings_as_much_as_fits(self, here, models):
         make_checkpoint(here / "large", seed=9, nbytes=40 << 20)
         with running_store(here / "s.sock") as running:
