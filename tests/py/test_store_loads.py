@@ -11,6 +11,7 @@ from store_process import bytes_of, children, load, make_checkpoint, running_sto
 import sllm_store
 from sllm_store.errors import (
     ConflictError,
+    CorruptCheckpointError,
     InvalidArgumentError,
     OutOfMemoryError,
     UnavailableError,
@@ -76,11 +77,36 @@ def test_a_plain_checkpoint_becomes_verified(store, here, file):
     oracle = make_checkpoint(here / f"raw{file}", seed=3)
     path, reports = here / f"raw{file}-plain" / file, []
     assert bytes_of(load(path, store.path, on_report=reports.append)) == oracle
+    wait_until_verified(store)
+    assert bytes_of(load(path, store.path, on_report=reports.append)) == oracle
+    assert [report.verified for report in reports] == [False, True]
+
+
+def test_what_was_found_out_of_a_plain_checkpoint_outlives_the_daemon(here, tmp_path):
+    oracle = make_checkpoint(here / "kept", seed=20)
+    path, reports, at = here / "kept-plain", [], ("--disk", str(tmp_path / "disk"))
+    with running_store(here / "k.sock", *at) as first:
+        load(path, first.path)
+        wait_until_verified(first)
+        assert first.stop() == 0
+    with running_store(here / "k.sock", *at) as second:
+        assert bytes_of(load(path, second.path, on_report=reports.append)) == oracle
+        assert reports[0].verified
+        assert second.stop() == 0
+    file = path / "model.safetensors"
+    before = file.stat()
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with running_store(here / "k.sock", *at) as third, pytest.raises(CorruptCheckpointError, match="damaged"):
+        load(path, third.path)
+
+
+def wait_until_verified(store) -> None:
     deadline = time.monotonic() + 60
     while not store.state().checkpoints[0].is_verified and time.monotonic() < deadline:
         os.sched_yield()
-    assert bytes_of(load(path, store.path, on_report=reports.append)) == oracle
-    assert [report.verified for report in reports] == [False, True]
 
 
 def test_torch_tensors_are_writable_and_nobody_elses(store, checkpoint):
