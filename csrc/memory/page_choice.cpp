@@ -26,7 +26,7 @@ void PageChoice::record(PageKind kind, std::uint64_t bytes, double seconds) {
 }
 
 PageKind PageChoice::better() const {
-  return huge_.s_per_byte <= kWorth * small_.s_per_byte ? PageKind::kHuge : PageKind::kSmall;
+  return huge_.s_per_byte <= worth_ * small_.s_per_byte ? PageKind::kHuge : PageKind::kSmall;
 }
 
 }  // namespace sllm

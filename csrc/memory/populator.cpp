@@ -27,7 +27,10 @@ std::uint64_t bring_huge(std::span<std::byte> pages) {
 }  // namespace
 
 Populator::Populator(std::span<std::byte> memory, Backing backing)
-    : memory_(memory), backing_(backing), can_populate_(sllm::can_populate()) {
+    : memory_(memory),
+      backing_(backing),
+      can_populate_(sllm::can_populate()),
+      choice_(backing == Backing::kShared ? PageChoice::kWorthShared : PageChoice::kWorth) {
   if (backing_ == Backing::kPrivate) advise_pages(memory_, PageKind::kHuge);
 }
 

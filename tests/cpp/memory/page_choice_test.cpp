@@ -42,6 +42,14 @@ TEST(PageChoice, TakesHugePagesEvenWhereTheyComeALittleSlower) {
   EXPECT_GE((Machine{.small_s_per_mib = 1e-3, .huge_s_per_mib = 1.5e-3}.huge_of(choice, 1000)), 980);
 }
 
+TEST(PageChoice, TakesHugePagesOfSharedMemoryWhereTheyComeALotSlower) {
+  constexpr Machine kSlow{.small_s_per_mib = 1e-3, .huge_s_per_mib = 7e-3};
+  PageChoice of_shared(PageChoice::kWorthShared);
+  EXPECT_GE(kSlow.huge_of(of_shared, 1000), 980);
+  PageChoice of_private;
+  EXPECT_LE(kSlow.huge_of(of_private, 1000), 20);
+}
+
 TEST(PageChoice, NoticesWhenMemoryBecomesFragmentedOrWholeAgain) {
   PageChoice choice;
   kWhole.huge_of(choice, 100);
