@@ -127,7 +127,7 @@ MappedRegion::MappedRegion(std::uint64_t bytes)
                           PROT_READ | PROT_WRITE, MAP_NORESERVE)),
       process_(::getpid()) {}
 
-// A forked child has no such thread, and would wait for it for ever.
+// A forked child has no such thread, and what joining it does there is nobody's promise (fork(2)).
 MappedRegion::~MappedRegion() {
   if (prefaulting_.joinable() && process_ != ::getpid()) prefaulting_.detach();
 }

@@ -10,7 +10,9 @@
 #include "io/temporary_file.h"
 #include "load/pipeline.h"
 #include "memory/chunk_pool.h"
+#include "memory/collapsing.h"
 #include "memory/populate.h"
+#include "memory/smaps.h"
 
 namespace sllm {
 namespace {
@@ -67,6 +69,25 @@ TEST_F(SharedTarget, IsFilledOutOfThePageCacheAsWell) {
   options_.cache = CacheUse::kCopy;
   EXPECT_GT(run().bytes_cached, 0U);
   expect_delivered();
+}
+
+TEST_F(SharedTarget, ComesInHugePagesWhereTheKernelCan) {
+  if (!testing::can_collapse()) GTEST_SKIP() << "this kernel makes no huge pages of shared memory";
+  testing::read_once(on_disk_.path());
+  options_.cache = CacheUse::kCopy;
+  options_.check_threads = 1;  // another one's copy keeps its pages from being moved
+  run();
+  expect_delivered();
+  EXPECT_GE(testing::mapped_sum(pool_.memory(), "ShmemPmdMapped"), kHugePageBytes);
+}
+
+TEST_F(SharedTarget, IsNotFaultedInAheadOfReadsWhereItWasTouched) {
+  const std::vector<std::span<std::byte>> untouched = {pool_.memory({0, 1})};
+  target_.untouched = untouched;
+  const LoadReport report = run();
+  expect_delivered();
+  EXPECT_EQ(report.prefault_s, 0);
+  EXPECT_EQ(report.bytes_huge, 0U);
 }
 
 TEST_F(SharedTarget, IsFaultedInAheadOnlyWhereNobodyHasTouchedIt) {

@@ -119,9 +119,10 @@ TEST_F(ChunkPoolTest, TellsEachLeaseByItsOwnByte) {
   EXPECT_TRUE(pool_.is_leased(kSome));
 }
 
-TEST_F(ChunkPoolTest, ALeaseIsClosedOnExecAndShowsWhatThePoolHas) {
+TEST_F(ChunkPoolTest, ALeaseIsClosedOnExecReadOnlyAndShowsWhatThePoolHas) {
   const UniqueFd lease = this->lease();
   EXPECT_EQ(::fcntl(lease.get(), F_GETFD), FD_CLOEXEC);
+  EXPECT_EQ(::fcntl(lease.get(), F_GETFL) & O_ACCMODE, O_RDONLY);
   pool_.memory(kSome)[5] = std::byte{9};
   std::byte seen{};
   EXPECT_EQ(::pread(lease.get(), &seen, 1, kSome.first * kChunk + 5), 1);

@@ -8,6 +8,7 @@
 #include <chrono>
 #include <vector>
 
+#include "base/clock.h"
 #include "base/size.h"
 #include "device/simulation.h"
 #include "io/temporary_file.h"
@@ -46,6 +47,12 @@ class MappedRegionTest : public ::testing::Test {
                   region.begin() + static_cast<long>(piece.destination));
     }
     return region;
+  }
+  // The pool again and again.
+  std::shared_ptr<MappedRegion> map_large() const {
+    Pieces pieces;
+    for (std::uint64_t i = 0; i < 128; ++i) pieces.push_back({i * bytes_.size(), 0, bytes_.size()});
+    return map(pieces, 128 * bytes_.size());
   }
   static std::vector<std::byte> contents(const MappedRegion& region) {
     return {region.bytes().begin(), region.bytes().end()};
@@ -174,8 +181,18 @@ TEST_F(MappedRegionTest, StopsItsThreadWhenItGoes) {
   EXPECT_TRUE(testing::threads_come_down_to(threads));
 }
 
+TEST_F(MappedRegionTest, StopsBeforeEveryPageIsThere) {
+  if (!can_populate()) GTEST_SKIP() << "this kernel has no MADV_POPULATE_READ";
+  const double before_s = process_cpu_s();
+  const auto whole = map_large();
+  EXPECT_TRUE(becomes_resident(*whole, whole->bytes().size()));
+  const double whole_s = process_cpu_s() - before_s;
+  for (int i = 0; i < 4; ++i) map_large();
+  EXPECT_LT(process_cpu_s() - before_s - whole_s, whole_s);
+}
+
 TEST_F(MappedRegionTest, AForkedChildReadsItAndLetsItGo) {
-  auto region = map({{0, 0, kAll.count * kChunk}}, kAll.count * kChunk);
+  auto region = map_large();  // the child is forked while the thread is at work
   ForkedChild child([&](const ForkedChild::Conversation& parent) {
     parent.await();
     const bool is_whole = std::equal(bytes_.begin(), bytes_.end(), region->bytes().begin());

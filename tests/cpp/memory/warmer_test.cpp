@@ -91,6 +91,11 @@ TEST_F(WarmerTest, TouchesNothingUntilTheLastPauseIsOver) {
   warmer.start();
   ASSERT_TRUE(becomes_true([&] { return threads_at_nice_19() == before + 1; }));
   pauses.pop_back();
+  // As long as another one takes for as much.
+  ChunkPool other_pool(kChunks * kChunk, kChunk);
+  Warmer other(other_pool);
+  other.start();
+  ASSERT_TRUE(becomes_true([&] { return other.is_finished(); }));
   EXPECT_EQ(pages_there({0, kChunks}), 0U);
   EXPECT_FALSE(warmer.is_finished());
   pauses.pop_back();
