@@ -19,8 +19,9 @@ enum class PageKind { kSmall, kHuge };
 class PageChoice {
  public:
   static constexpr double kWorth = 2;
-  // Of shared memory: each process that maps it later has 512 times as few pages to map.
-  static constexpr double kWorthShared = 8;
+  // Of shared memory: mapping its small pages takes each later process about as long as making them took,
+  // mapping huge ones next to nothing.
+  static constexpr double kWorthShared = 4;
 
   explicit PageChoice(double worth = kWorth) : worth_(worth) {}
 
