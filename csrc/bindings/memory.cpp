@@ -212,7 +212,7 @@ void bind_regions(py::module_& module) {
       .def_buffer(view_of<MappedRegion>)
       .def_property_readonly("mapped_bytes", &MappedRegion::mapped_bytes)
       .def("__len__", [](const MappedRegion& region) { return region.bytes().size(); })
-      .def("export_ranges", export_ranges<MappedRegion>, py::arg("offsets"), py::arg("sizes"))
+      .def("export_bytes", export_bytes<MappedRegion>, py::arg("offsets"), py::arg("shapes"))
       .def("export_tensor", export_tensor<MappedRegion>, py::arg("offset"), py::arg("element"),
            py::arg("shape"), py::arg("is_versioned"));
 }

@@ -34,7 +34,7 @@ def test_a_region_shows_its_pieces_side_by_side(pool: int) -> None:
 def test_tensors_of_it_are_writable_and_keep_it(pool: int) -> None:
     region = _core.MappedRegion(pool, [(0, 0, 4 * PAGE)], 4 * PAGE)
     first, second = (
-        torch.utils.dlpack.from_dlpack(capsule) for capsule in region.export_ranges([0, PAGE], [PAGE, PAGE])
+        torch.utils.dlpack.from_dlpack(capsule) for capsule in region.export_bytes([0, PAGE], [[PAGE], [PAGE]])
     )
     floats = torch.utils.dlpack.from_dlpack(region.export_tensor(2 * PAGE, (2, 32), [PAGE // 4], False))
     del region
