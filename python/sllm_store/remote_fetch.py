@@ -12,6 +12,7 @@
 
 import asyncio
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -67,6 +68,7 @@ class Fetch:
     executor: Executor
     account: Account = field(default_factory=Account)
     _syncing: "asyncio.Future[None] | None" = None
+    _writing: dict[int, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
 
     async def run(self, ranges: Iterable[Range], stop: Stop) -> None:
         """Bring the ranges. Raises CancelledError once `stop` is set, and the first error."""
@@ -133,6 +135,9 @@ class Fetch:
             data = await self.folder.read_range(known, one.begin, one.end)
             bad = await self.in_thread(self._take, one, data)
             if bad is None:
+                # Writers to one file wait for each other in the kernel, spinning, so only one is let in.
+                async with self._writing[one.file]:
+                    await self.in_thread(self._keep, one, data)
                 return
         begin = one.begin + (bad or 0) * SPAN_BYTES
         raise CorruptCheckpointError(
@@ -141,7 +146,7 @@ class Fetch:
         )
 
     def _take(self, one: Range, data: memoryview) -> int | None:
-        """Verify and write; or the number of the first bad span of the range."""
+        """Verify and hand over; or the number of the first bad span of the range."""
         try:
             # The reservation verifies what it gets, and once is enough.
             bad = None if self._takes_all(one) else self._bad_span(one, data)
@@ -151,10 +156,7 @@ class Fetch:
             bad = self._bad_span(one, data)
             if bad is None:
                 raise
-        if bad is None:
-            self._keep(one, data)
-        else:
-            self.account.bad_ranges += 1
+        self.account.bad_ranges += bad is not None
         return bad
 
     def _takes_all(self, one: Range) -> bool:
