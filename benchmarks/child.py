@@ -18,6 +18,7 @@ import device_speeds
 import ladder
 import measured_load
 import rates
+import remote_loads
 
 JOBS: dict[str, Callable[..., Callable[[], dict[str, Any]]]] = {
     "device load": device_loads.prepare,
@@ -25,6 +26,7 @@ JOBS: dict[str, Callable[..., Callable[[], dict[str, Any]]]] = {
     "device steps": device_ladder.prepare,
     "load": measured_load.prepare,
     "rates": rates.prepare,
+    "remote load": remote_loads.prepare,
     "step": ladder.prepare,
 }
 
