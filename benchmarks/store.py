@@ -27,6 +27,7 @@ PROCESSES = 10
 ADAPTERS = 500
 ADAPTER_BYTES = 2_000_000
 SPARE_POOL_BYTES = 512 << 20
+CHUNK_BYTES = 4 << 20
 
 
 @dataclass
@@ -126,7 +127,7 @@ def adapters_share(folder: Path) -> float:
     for number in range(ADAPTERS):
         halves = torch.randint(256, (2, ADAPTER_BYTES // 2), generator=generator, dtype=torch.uint8)
         sllm_store.save_tensors({"lora_A": halves[0], "lora_B": halves[1]}, folder / f"adapter-{number}")
-    with Daemon(folder, 2 * ADAPTERS * ADAPTER_BYTES // (4 << 20) * (4 << 20)) as daemon:
+    with Daemon(folder, 2 * ADAPTERS * ADAPTER_BYTES // CHUNK_BYTES * CHUNK_BYTES) as daemon:
         for number in range(ADAPTERS):
             daemon.ask("prefetch", str(folder / f"adapter-{number}"))
         status = daemon.ask("status")
@@ -141,21 +142,26 @@ def measure(checkpoint: str, rounds: int) -> dict[str, Any]:
     folder, warmup = synthetic_checkpoint(checkpoint), synthetic_checkpoint("tiny")
     nbytes = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     ballast = Ballast(nbytes)
+    pool_bytes = (nbytes + SPARE_POOL_BYTES) // CHUNK_BYTES * CHUNK_BYTES
     with tempfile.TemporaryDirectory(prefix="sllm-store-") as place:
-        console = make_console()
-        pool_bytes = (nbytes + SPARE_POOL_BYTES) // (4 << 20) * (4 << 20)
         with Daemon(Path(place), pool_bytes) as daemon:
             daemon.wait_until_warm()
             trial = Trial(folder, warmup, daemon)
-            for number in range(rounds):
-                for step in STEPS:
-                    ballast.release()
-                    step(trial)
-                    ballast.hold()
-                    console.print(f"round {number + 1}/{rounds}: {step.__name__}")
+            run_rounds(trial, rounds, ballast)
             copies = processes_share(trial)
         adapters = adapters_share(Path(place))
     return summary(trial, copies, adapters)
+
+
+def run_rounds(trial: Trial, rounds: int, ballast: Ballast) -> None:
+    """Every step in each round, the first one first: the others need to know how large the checkpoint is."""
+    console = make_console()
+    for number in range(rounds):
+        for step in STEPS:
+            ballast.release()
+            step(trial)
+            ballast.hold()
+            console.print(f"round {number + 1}/{rounds}: {step.__name__}")
 
 
 def summary(trial: Trial, copies: float, adapters: float) -> dict[str, Any]:

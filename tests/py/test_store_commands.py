@@ -199,4 +199,6 @@ def test_who_started_us_is_told_by_a_path_or_an_abstract_name(tmp_path):
             listener.settimeout(WAIT_S)
             notify("READY=1", {"NOTIFY_SOCKET": name})
             assert listener.recv(100) == b"READY=1"
+        # Nobody listens any more, which is no reason to fail.
+        notify("STOPPING=1", {"NOTIFY_SOCKET": name})
     notify("READY=1", {})
