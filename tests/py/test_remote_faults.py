@@ -447,3 +447,60 @@ def test_closing_a_source_ends_what_is_done_to_its_copy(server, tier):
     asyncio.run(closed())
     assert published(tier) == []
     assert_usable(server, tier)
+
+
+def test_what_the_store_knows_of_plain_bytes_is_heeded(tmp_path, tier):
+    """It has computed CRCs of an earlier load; the copy on the disk was damaged since, then the server changes too."""
+    with RangeServer(files_of(write_plain(tmp_path / "model"))) as server:
+
+        async def heeded():
+            source = await open_remote(server.url, tier, QUICK)
+            crcs = []
+            for part in source.checkpoint.partitions:
+                data = server.files[part.path.name]
+                crcs.append([_core.crc32c(data[start : start + MIB]) for start in range(0, len(data), MIB)])
+            await source.complete(_core.StopFlag())
+            (folder,) = published(tier)
+            path = sorted(folder.glob("*.safetensors"))[0]
+            with path.open("r+b") as file:
+                file.seek(2 * MIB)
+                file.write(b"damage")
+            reservation = reservation_of(source)
+            reservation.crcs = crcs
+            account = await source.fill(reservation, _core.StopFlag())
+            await source.settle()
+            assert account["bad_ranges"] == 1
+            assert_same(reservation, source, server.files)
+            assert_published(tier, server.files)
+            tier.evict("")
+            server.faults.append(Fault("flip", 999, lambda one: is_data(one) and one.begin == 2 * MIB))
+            again = reservation_of(source)
+            again.crcs = crcs
+            with pytest.raises(CorruptCheckpointError, match="fetched twice"):
+                await source.fill(again, _core.StopFlag())
+
+        asyncio.run(heeded())
+
+
+def test_what_a_drive_cannot_read_is_fetched(verified, tier, monkeypatch):
+    name = sorted(name for name in verified.files if name.endswith(".safetensors"))[-1]
+    verified.faults.append(Fault("status", 999, lambda request: is_data(request) and request.name == name))
+    with pytest.raises(UnavailableError):
+        run_load(verified.url, tier)
+    verified.faults.clear()
+    refused = []
+
+    def fail(fd: int, nbytes: int, offset: int) -> bytes:
+        path = os.readlink(f"/proc/self/fd/{fd}")
+        if not path.endswith(".safetensors"):
+            return pread(fd, nbytes, offset)
+        refused.append(path)
+        raise OSError(5, "Input/output error")
+
+    pread = os.pread
+    monkeypatch.setattr("sllm_store.disk_copy.os.pread", fail)
+    source, reservation, account = run_load(verified.url, tier)
+    monkeypatch.undo()
+    assert refused
+    assert account["bytes_from_disk"] == 0
+    assert_same(reservation, source, verified.files)
