@@ -1,5 +1,5 @@
 # One verb a line; the logic is in tools/. PYTHON= names the interpreter, TORCH= a requirement or a wheel.
-.PHONY: help setup demo test test-slow test-torch-old cuda-sim sanitize lint format wheels bench clean
+.PHONY: help setup demo test test-slow soak test-torch-old cuda-sim sanitize lint format wheels bench clean
 export PYTHON TORCH
 
 help: ## list these verbs
@@ -12,6 +12,8 @@ test: setup ## lint, C++ tests, then the house rules and the Python tests
 	@tools/test.sh
 test-slow: setup ## the tests that take minutes
 	@.venv/bin/python -m pytest -m slow
+soak: setup ## ten minutes of clients that load out of a store's pool of a third of their bytes (SOAK_ARGS=)
+	@.venv/bin/python tests/soak/store.py $(SOAK_ARGS)
 test-torch-old: ## the loading tests with the oldest torch that is supported, in a venv of its own
 	@tools/test_torch_old.sh
 cuda-sim: setup ## build the simulated CUDA driver and print its path last, for SLLM_CUDA_DRIVER

@@ -84,7 +84,7 @@ def cold_alone(trial: Trial) -> None:
 def cold_in_process(trial: Trial) -> None:
     """A cold load without the daemon, into memory that is touched, as the pool's is."""
     with trial.client(None) as client:
-        client.do("allocate", nbytes=trial.nbytes + (64 << 20))
+        client.do("allocate", folder=str(trial.folder))
         _make_cold(trial)
         trial.note("cold, in-process, s", client.do("load", folder=str(trial.folder), store=None)["touched_s"])
 

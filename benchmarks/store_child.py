@@ -15,6 +15,7 @@ from child import say, take_stdout
 import sllm_store
 
 _PAGE = 4096
+_SPARE_BYTES = 64 << 20
 
 
 class Client:
@@ -24,11 +25,12 @@ class Client:
         self.tensors: dict[str, torch.Tensor] = {}
         self._memory: sllm_store.HostBuffer | None = None
 
-    def allocate(self, nbytes: int) -> dict[str, Any]:
-        """Memory that is touched, for loads without a store that reuse it."""
-        self._memory = sllm_store.HostBuffer(nbytes)
-        memoryview(self._memory)[::_PAGE] = bytes(len(range(0, nbytes, _PAGE)))
-        return {}
+    def allocate(self, folder: str) -> dict[str, Any]:
+        """Memory for the next loads without a store, there as a load leaves it: in huge pages where those are to be had."""
+        report = self.load(folder, None, touches=False)
+        self._memory = sllm_store.HostBuffer(report["nbytes"] + _SPARE_BYTES)
+        self.load(folder, None, touches=False)
+        return self.drop()
 
     def load(self, folder: str, store: str | None, *, touches: bool = True) -> dict[str, Any]:
         """Load, through the store or without, and, if wanted, touch every page once; seconds until either is done."""

@@ -1,6 +1,6 @@
 """Soak of the store: clients load random checkpoints out of a pool of a third of their bytes, and compare every one.
 
-    python tests/soak/store.py [--minutes 10] [--clients 32] [--pool 256MiB]
+    python tests/soak/store.py [--minutes 10] [--clients 32] [--pool-mib 256]
 
 Some clients are killed in the middle and replaced. At the end no lease is left, no byte was different, the pool has been
 evicted several times over, and the daemon's memory has stayed within the pool and 256 MiB. The result is JSON on stdout;
@@ -81,8 +81,8 @@ def make_checkpoints(folder: Path, total_bytes: int) -> list[Path]:
     return folders
 
 
-def rss_bytes(pid: int) -> int:
-    """What the process has in memory, and had at most."""
+def peak_bytes(pid: int) -> int:
+    """The most that the process had in memory so far."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
@@ -133,7 +133,7 @@ def soak(folder: Path, minutes: float, clients: int, pool: int) -> dict:
         wait_until_serving(socket, daemon)
         counts, exits = run_clients(socket, references, clients, minutes * 60)
         status = ask(socket, "status")
-        memory = rss_bytes(daemon.pid)
+        memory = peak_bytes(daemon.pid)
     promises = judge(status, counts, exits, memory)
     return {
         "minutes": minutes,
