@@ -86,7 +86,8 @@ class Source:
         from torch.utils.dlpack import from_dlpack
 
         offsets, sizes = zip(*places.values(), strict=True)
-        return dict(zip(places, map(from_dlpack, self.target.export_bytes(offsets, [(size,) for size in sizes])), strict=True))
+        capsules = self.target.export_bytes(offsets, [(size,) for size in sizes])
+        return dict(zip(places, map(from_dlpack, capsules), strict=True))
 
     def _extent(self, name: str) -> Extent:
         location = self.checkpoint.locate(name)

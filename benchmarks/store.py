@@ -5,7 +5,7 @@
 Measures, each in fresh processes, interleaved: a second load from a fresh process with imports done, until the tensors
 are usable and until every page was touched; a first pass over every matrix, from the pool and from private memory; what
 ten processes with the same model take; cold loads through the daemon, in-process, and by two processes at once; and
-how much of the pool 500 adapters take. Prints a table and writes results/store.json. Dropping the page cache needs root.
+how much of the pool 500 adapters take. Prints a table and writes results/store.json; as root, for the page cache's sake.
 """
 
 import statistics
@@ -78,7 +78,8 @@ def cold_alone(trial: Trial) -> None:
     """A cold load through the daemon."""
     with trial.client(trial.store) as client:
         _make_cold(trial)
-        trial.note("cold, through the store, s", client.do("load", folder=str(trial.folder), store=trial.store)["touched_s"])
+        loaded = client.do("load", folder=str(trial.folder), store=trial.store)
+        trial.note("cold, through the store, s", loaded["touched_s"])
 
 
 def cold_in_process(trial: Trial) -> None:

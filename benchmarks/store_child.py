@@ -26,7 +26,7 @@ class Client:
         self._memory: sllm_store.HostBuffer | None = None
 
     def allocate(self, folder: str) -> dict[str, Any]:
-        """Memory for the next loads without a store, there as a load leaves it: in huge pages where those are to be had."""
+        """Memory for the next loads without a store, as a load leaves it: in huge pages where those are to be had."""
         report = self.load(folder, None, touches=False)
         self._memory = sllm_store.HostBuffer(report["nbytes"] + _SPARE_BYTES)
         self.load(folder, None, touches=False)

@@ -68,7 +68,8 @@ ExportedTensor part_of(const ExportedTensor& whole, std::uint64_t offset,
 template <typename Buffer>
 py::list export_bytes(const std::shared_ptr<Buffer>& buffer, const std::vector<std::uint64_t>& offsets,
                       std::vector<std::vector<std::int64_t>> shapes) {
-  if (offsets.size() != shapes.size()) throw Error(ErrorCode::kInvalid, "offsets and shapes differ in number");
+  if (offsets.size() != shapes.size())
+    throw Error(ErrorCode::kInvalid, "offsets and shapes differ in number");
   const ExportedTensor whole = whole_of(buffer);
   py::list capsules(offsets.size());
   for (std::size_t i = 0; i < offsets.size(); ++i) {

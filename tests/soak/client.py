@@ -1,7 +1,7 @@
-"""A client of the store that never rests: it loads random checkpoints until it is told to stop, and compares every byte.
+"""A client of the store that never rests: it loads random checkpoints until it is told to stop, and compares all bytes.
 
-Its arguments: the store's socket, a JSON file with each folder's digests by tensor, and a seed. It prints a line for each
-checkpoint whose bytes were compared, and stops when its stdin ends. Some tensors are kept while others are loaded.
+Its arguments: the store's socket, a JSON file with each folder's digests by tensor, and a seed. It prints a line for
+each checkpoint whose bytes were compared, and stops when its stdin ends. Some tensors are kept while others are loaded.
 """
 
 import json

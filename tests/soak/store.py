@@ -2,9 +2,9 @@
 
     python tests/soak/store.py [--minutes 10] [--clients 32] [--pool-mib 256]
 
-Some clients are killed in the middle and replaced. At the end no lease is left, no byte was different, the pool has been
-evicted several times over, and the daemon's memory has stayed within the pool and 256 MiB. The result is JSON on stdout;
-the exit code is 0 where all of that holds.
+Some clients are killed in the middle and replaced. At the end no lease is left, no byte was different, the pool has
+been evicted several times over, and the daemon's memory has stayed within the pool and 256 MiB. The result is JSON on
+stdout; the exit code is 0 where all of that holds.
 """
 
 import json
@@ -74,7 +74,8 @@ def make_checkpoints(folder: Path, total_bytes: int) -> list[Path]:
     while made < total_bytes:
         nbytes = min(int(MIB * 2 ** choice.uniform(0, 6)), total_bytes // 4)
         sizes = [nbytes // 2, nbytes // 3, nbytes // 7, 13]
-        tensors = {f"w{n}": torch.randint(256, (s,), generator=generator, dtype=torch.uint8) for n, s in enumerate(sizes)}
+        parts = [torch.randint(256, (size,), generator=generator, dtype=torch.uint8) for size in sizes]
+        tensors = {f"w{number}": part for number, part in enumerate(parts)}
         folders.append(folder / f"checkpoint-{len(folders)}")
         sllm_store.save_tensors(tensors, folders[-1])
         made += sum(sizes)
