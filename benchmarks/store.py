@@ -5,7 +5,8 @@
 Measures, each in fresh processes, interleaved: a second load from a fresh process with imports done, until the tensors
 are usable and until every page was touched; a first pass over every matrix, from the pool and from private memory; what
 ten processes with the same model take; cold loads through the daemon, in-process, and by two processes at once; and
-how much of the pool 500 adapters take. Prints a table and writes results/store.json; as root, for the page cache's sake.
+how much of the pool 500 adapters take. Prints a table and writes results/store.json; needs root, to drop the page
+cache.
 """
 
 import statistics

@@ -1,7 +1,8 @@
 """A client of the store that never rests: it loads random checkpoints until it is told to stop, and compares all bytes.
 
 Its arguments: the store's socket, a JSON file with each folder's digests by tensor, and a seed. It prints a line for
-each checkpoint whose bytes were compared, and stops when its stdin ends. Some tensors are kept while others are loaded.
+each checkpoint whose bytes were compared, and stops when its stdin ends. Some tensors are kept while others are
+loaded, and compared again.
 """
 
 import json
@@ -15,14 +16,14 @@ from typing import Any
 import sllm_store
 from sllm_store.errors import OutOfMemoryError
 
-KEPT = 2
+KEEPS = 0.3
 
 
 def main() -> None:
     """Load and compare, one checkpoint after another."""
     socket, references, seed = sys.argv[1], json.loads(Path(sys.argv[2]).read_text()), int(sys.argv[3])
     choice = random.Random(seed)
-    kept: list[tuple[str, dict[str, Any]]] = []
+    kept: tuple[str, dict[str, Any]] | None = None
     while not select.select([sys.stdin], [], [], 0)[0]:
         folder = choice.choice(list(references))
         try:
@@ -30,16 +31,13 @@ def main() -> None:
         except OutOfMemoryError:
             # Others lease so much that there is no room: let go of what is held, and try something else.
             say("full", folder)
-            kept.clear()
+            kept = None
             continue
-        kept.append((folder, tensors))
-        del tensors
-        if len(kept) > KEPT:
-            folder, old = kept.pop(choice.randrange(len(kept)))
-            compare(folder, old, references[folder])
-            del old
-    for folder, tensors in kept:
         compare(folder, tensors, references[folder])
+        if kept is not None:
+            compare(*kept, references[kept[0]])
+        kept = (folder, tensors) if choice.random() < KEEPS else None
+        del tensors
 
 
 def compare(folder: str, tensors: dict[str, Any], reference: dict[str, int]) -> None:

@@ -63,7 +63,7 @@ class Client:
 
 
 def make_checkpoints(folder: Path, total_bytes: int) -> list[Path]:
-    """Folders of random bytes, of one span to sixteen chunks each, that sum up to at least that many bytes."""
+    """Folders of random bytes, of one span to four chunks each, that sum up to at least that many bytes."""
     import torch
 
     import sllm_store
@@ -72,7 +72,7 @@ def make_checkpoints(folder: Path, total_bytes: int) -> list[Path]:
     generator = torch.Generator().manual_seed(1)
     folders, made = [], 0
     while made < total_bytes:
-        nbytes = min(int(MIB * 2 ** choice.uniform(0, 6)), total_bytes // 4)
+        nbytes = int(MIB * 2 ** choice.uniform(0, 4))
         sizes = [nbytes // 2, nbytes // 3, nbytes // 7, 13]
         parts = [torch.randint(256, (size,), generator=generator, dtype=torch.uint8) for size in sizes]
         tensors = {f"w{number}": part for number, part in enumerate(parts)}
