@@ -25,9 +25,11 @@ def with_tables(text: str, results: Path) -> str:
     """The text with its generated parts made from these results. Raises ValueError where a marker is missing."""
     loading = [json.loads(path.read_text()) for path in loading_results(results)]
     text = _with_part(text, "loading table", [line for result in loading for line in _loading_lines(result)])
-    ablation = results / "ablation.json"
-    lines = _ablation_lines(json.loads(ablation.read_text())) if ablation.exists() else []
-    return _with_part(text, "ablation table", lines)
+    for name, lines_of in {"ablation": _ablation_lines, "store": _store_lines, "remote": _remote_lines}.items():
+        path = results / f"{name}.json"
+        lines = lines_of(json.loads(path.read_text())) if path.exists() else []
+        text = _with_part(text, f"{name} table", lines)
+    return text
 
 
 def loading_results(results: Path) -> list[Path]:
@@ -66,6 +68,20 @@ def _ablation_lines(result: dict[str, Any]) -> list[str]:
     for step in result["steps"]:
         gain, paper = (f"{value:.2f}" if value else "" for value in (step["gain"], step["paper_gain"]))
         lines.append(f"| {step['name']} | {step['gb_per_s']:.2f} | {gain} | {paper} |")
+    return [*lines, "", _machine(result), ""]
+
+
+def _store_lines(result: dict[str, Any]) -> list[str]:
+    lines = ["", f"| {result['checkpoint']}, {result['tensors']} tensors | measured | bound |", "| --- | --: | --: |"]
+    lines += [f"| {figure['what']} | {figure['value']:.4f} | {figure['bound']:.4f} |" for figure in result["figures"]]
+    return [*lines, "", _machine(result), ""]
+
+
+def _remote_lines(result: dict[str, Any]) -> list[str]:
+    lines = ["", "| over the loopback | GB/s, median | min | max |", "| --- | --: | --: | --: |"]
+    for way, measured in result["ways"].items():
+        rate = measured["gb_per_s"]
+        lines.append(f"| {way} | {rate['median']:.2f} | {rate['min']:.2f} | {rate['max']:.2f} |")
     return [*lines, "", _machine(result), ""]
 
 

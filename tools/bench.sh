@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 
 export VENV=.venv-bench EXTRAS=bench
 tools/setup.sh
-if [ $# = 0 ]; then set -- verification reading loading ablation remote readme; fi
+if [ $# = 0 ]; then set -- verification reading loading ablation store remote readme; fi
 for name in "$@"; do
   echo "== $name"
   .venv-bench/bin/python "benchmarks/$name.py"

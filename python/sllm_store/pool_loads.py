@@ -21,7 +21,7 @@ from sllm_store import _core
 from sllm_store.accounts import Account
 from sllm_store.errors import ConflictError, OutOfMemoryError, SllmError
 from sllm_store.pool_changes import PoolChanges
-from sllm_store.protocol import FileRange
+from sllm_store.protocol import FileRange, PooledPiece
 from sllm_store.residency import Residency, Resident
 from sllm_store.tier_rates import TierRates
 
@@ -134,10 +134,11 @@ class PoolLoads:
 
     def _claim(self, resident: Resident, reservation: _core.Reservation) -> Fill | None:
         """Take over what nobody brings, and bring it, where there is anything."""
-        if not reservation.claim():
+        pieces = reservation.claim()
+        if not pieces:
             return None
         stop = _core.StopFlag()
-        fill = Fill(reservation, stop, self._start(self._fill(resident, reservation, stop)))
+        fill = Fill(reservation, stop, self._start(self._fill(resident, reservation, stop, pieces)))
         resident.fills.add(fill)
         fill.task.add_done_callback(lambda _: self._end_fill(resident, fill))
         return fill
@@ -154,12 +155,12 @@ class PoolLoads:
             await self._changes.wait(_PROGRESS_PERIOD_S)
 
     async def _fill(
-        self, resident: Resident, reservation: _core.Reservation, stop: _core.StopFlag
+        self, resident: Resident, reservation: _core.Reservation, stop: _core.StopFlag, pieces: list[PooledPiece]
     ) -> Account | SllmError:
         # It may be another one when all is there.
         tier = resident.source.tier
         try:
-            account = await resident.source.fill(reservation, stop)
+            account = await resident.source.fill(reservation, stop, pieces)
         except SllmError as error:
             return error
         if self._rates.note(tier, int(account["bytes_read"]), float(account["total_s"])):

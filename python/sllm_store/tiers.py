@@ -14,7 +14,7 @@ from sllm_store.checkpoint import Checkpoint, open_checkpoint
 from sllm_store.disk_tier import DiskTier
 from sllm_store.errors import CorruptCheckpointError, InvalidArgumentError, from_os_error
 from sllm_store.manifest import MANIFEST_NAME
-from sllm_store.protocol import Described, DescribedFile
+from sllm_store.protocol import Described, DescribedFile, PooledPiece
 from sllm_store.reading import native_files
 from sllm_store.store_paths import is_url
 
@@ -35,8 +35,11 @@ class Source(Protocol):
     def described(self) -> Described:
         """What a client needs that cannot see the files. Blocking; raises SllmError."""
 
-    async def fill(self, reservation: _core.Reservation, stop: _core.StopFlag) -> dict[str, float | int | str]:
-        """Bring what the reservation has claimed, and say what that took; `bytes_read` and `total_s` at least.
+    async def fill(
+        self, reservation: _core.Reservation, stop: _core.StopFlag, pieces: list[PooledPiece]
+    ) -> dict[str, float | int | str]:
+        """Bring `pieces`, all that the reservation has claimed, and say what that took; `bytes_read` and `total_s` at
+        least.
 
         Raises SllmError, CancelledError once `stop` is set; what did not come is abandoned then.
         """
@@ -72,8 +75,10 @@ class LocalSource:
             raise CorruptCheckpointError(f"{self.checkpoint.path} was replaced while it was read")
         return Described(files, text)
 
-    async def fill(self, reservation: _core.Reservation, stop: _core.StopFlag) -> dict[str, float | int | str]:
-        """Read the files into the pool, verified where there is a manifest."""
+    async def fill(
+        self, reservation: _core.Reservation, stop: _core.StopFlag, pieces: list[PooledPiece]
+    ) -> dict[str, float | int | str]:
+        """Read the files into the pool, verified where there is a manifest; the native core knows the pieces."""
         files = native_files(self.checkpoint.partitions, verify=True)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._executor, reservation.fill, files, _core.LoadOptions(), stop)

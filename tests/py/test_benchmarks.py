@@ -47,7 +47,8 @@ def test_loaders_are_compared_and_make_a_table(tmp_path: Path) -> None:
     assert result["loaders"]["own"]["warm"]["mapped_bytes"] == 0
     assert result["loaders"]["safetensors"]["warm"]["mapped_bytes"] == result["nbytes"]
     assert {check["name"] for check in result["checks"]} >= {"warm, own: MiB above the checkpoint"}
-    markers = "".join(f"<!-- {name} table: begin --><!-- {name} table: end -->" for name in ("loading", "ablation"))
+    tables = ("loading", "ablation", "store", "remote")
+    markers = "".join(f"<!-- {name} table: begin --><!-- {name} table: end -->" for name in tables)
     assert "| sllm, own | yes |" in readme.with_tables(markers, tmp_path)
 
 

@@ -78,7 +78,7 @@ class FakeSource:
     def __init__(self) -> None:
         self.fills: list[tuple[FakeReservation, asyncio.Future]] = []
 
-    async def fill(self, reservation: FakeReservation, stop: object) -> dict:
+    async def fill(self, reservation: FakeReservation, stop: object, pieces: list) -> dict:
         ends = asyncio.get_running_loop().create_future()
         self.fills.append((reservation, ends))
         nbytes = PART * len(reservation.claimed)
