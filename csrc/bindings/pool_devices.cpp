@@ -12,6 +12,7 @@
 #include "bindings/memory.h"
 #include "load/own_thread.h"
 #include "load/pipeline.h"
+#include "memory/mapped_region.h"
 #include "store/pool_copies.h"
 #include "store/pool_pins.h"
 #include "store/store.h"
@@ -65,22 +66,46 @@ struct UnlockedDelete {
   }
 };
 
-py::dict copy(PoolDevice& device, const std::vector<PieceFields>& piece_fields,
-              const std::vector<ExtentFields>& extent_fields, const DeviceBuffer& buffer,
-              const StopFlag& stop) {
+std::vector<PooledPiece> pieces_of(const std::vector<PieceFields>& fields) {
+  std::vector<PooledPiece> pieces;
+  for (const auto& [file, offset, bytes, pool_offset] : fields) {
+    if (bytes > 0) pieces.push_back({file, offset, bytes, pool_offset});
+  }
+  return pieces;
+}
+
+std::vector<Extent> extents_of(const std::vector<ExtentFields>& fields) {
+  std::vector<Extent> extents;
+  for (const auto& [file, offset, bytes, target, to, row_bytes, from_pitch, to_pitch] : fields) {
+    extents.push_back({file, offset, bytes, target, to, row_bytes, from_pitch, to_pitch});
+  }
+  return extents;
+}
+
+py::dict copy(PoolDevice& device, const std::vector<PieceFields>& pieces,
+              const std::vector<ExtentFields>& extents, const DeviceBuffer& buffer, const StopFlag& stop) {
   LoadReport report;
   {
     const py::gil_scoped_release unlocked;
-    std::vector<PooledPiece> pieces;
-    for (const auto& [file, offset, bytes, pool_offset] : piece_fields) {
-      if (bytes > 0) pieces.push_back({file, offset, bytes, pool_offset});
-    }
-    std::vector<Extent> extents;
-    for (const auto& [file, offset, bytes, target, to, row_bytes, from_pitch, to_pitch] : extent_fields) {
-      extents.push_back({file, offset, bytes, target, to, row_bytes, from_pitch, to_pitch});
-    }
     run_in_own_thread(Interruption(stop, false), [&](const Interrupt& interrupt) {
-      report = device.copy(pieces, extents, buffer, interrupt);
+      report = device.copy(pieces_of(pieces), extents_of(extents), buffer, interrupt);
+    });
+  }
+  return as_dict(report);
+}
+
+// The pieces' pool offsets are offsets in the region.
+py::dict copy_region(const MappedRegion& region, const std::vector<PieceFields>& pieces,
+                     const std::vector<ExtentFields>& extents, const DeviceBuffer& buffer,
+                     const StopFlag& stop) {
+  LoadReport report;
+  {
+    const py::gil_scoped_release unlocked;
+    const std::uint64_t bytes = buffer.memory->bytes();
+    const LoadPlan plan = plan_copies(pieces_of(pieces), extents_of(extents), region.bytes(), bytes);
+    const Target target{.device = buffer.device.get(), .start = buffer.memory->address(), .bytes = bytes};
+    run_in_own_thread(Interruption(stop, false), [&](const Interrupt& interrupt) {
+      report = load(plan, {&target, 1}, LoadOptions{}, interrupt);
     });
   }
   return as_dict(report);
@@ -95,6 +120,8 @@ void bind_pool_devices(py::module_& module) {
       .def_property_readonly("device", &PoolDevice::device)
       .def_property_readonly("pinned_bytes", &PoolDevice::pinned_bytes)
       .def("copy", copy, py::arg("pieces"), py::arg("extents"), py::arg("buffer"), py::arg("stop"));
+  module.def("copy_region", copy_region, py::arg("region"), py::arg("pieces"), py::arg("extents"),
+             py::arg("buffer"), py::arg("stop"));
 }
 
 }  // namespace sllm

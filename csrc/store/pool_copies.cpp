@@ -125,15 +125,14 @@ void check_sum(std::span<const Extent> extents, std::uint64_t target_bytes) {
               "extents of " + std::to_string(sum) + " bytes for a target of " + std::to_string(target_bytes));
 }
 
-}  // namespace
-
-LoadPlan plan_pool_copies(std::span<const PooledPiece> pieces, std::span<const Extent> extents,
-                          const ChunkPool& pool, std::uint64_t target_bytes) {
-  const std::span<std::byte> memory = pool.memory();
+// Cut at multiples of `chunk_bytes` in the memory.
+LoadPlan make_plan(std::span<const PooledPiece> pieces, std::span<const Extent> extents,
+                   std::span<std::byte> memory, std::pair<std::uint64_t, std::uint64_t> chunk_and_target_bytes) {
+  const auto [chunk_bytes, target_bytes] = chunk_and_target_bytes;
   check_pieces(pieces, memory.size());
   check_extents(pieces, extents, target_bytes);
   check_sum(extents, target_bytes);
-  PoolCutter cutter(pieces, pool.chunk_bytes());
+  PoolCutter cutter(pieces, chunk_bytes);
   for (const Extent& extent : extents) {
     if (extent.bytes > 0) cutter.cut(extent);
   }
@@ -144,6 +143,18 @@ LoadPlan plan_pool_copies(std::span<const PooledPiece> pieces, std::span<const E
   file.identity.bytes = memory.size();
   plan.files.push_back(std::move(file));
   return plan;
+}
+
+}  // namespace
+
+LoadPlan plan_pool_copies(std::span<const PooledPiece> pieces, std::span<const Extent> extents,
+                          const ChunkPool& pool, std::uint64_t target_bytes) {
+  return make_plan(pieces, extents, pool.memory(), {pool.chunk_bytes(), target_bytes});
+}
+
+LoadPlan plan_copies(std::span<const PooledPiece> pieces, std::span<const Extent> extents,
+                     std::span<std::byte> memory, std::uint64_t target_bytes) {
+  return make_plan(pieces, extents, memory, {std::max<std::uint64_t>(memory.size(), 1), target_bytes});
 }
 
 }  // namespace sllm

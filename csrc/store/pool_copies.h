@@ -22,4 +22,9 @@ namespace sllm {
 LoadPlan plan_pool_copies(std::span<const PooledPiece> pieces, std::span<const Extent> extents,
                           const ChunkPool& pool, std::uint64_t target_bytes);
 
+// The same out of memory that is no pool and that no driver has pinned, such as a MappedRegion's; the pieces'
+// pool offsets are offsets in it.
+LoadPlan plan_copies(std::span<const PooledPiece> pieces, std::span<const Extent> extents,
+                     std::span<std::byte> memory, std::uint64_t target_bytes);
+
 }  // namespace sllm

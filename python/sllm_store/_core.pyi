@@ -171,6 +171,15 @@ class PoolDevice:
     ) -> dict[str, Any]:
         """Copy what the extents want out of pieces that are held and resident meanwhile."""
 
+def copy_region(
+    region: MappedRegion,
+    pieces: Sequence[tuple[int, int, int, int]],
+    extents: Sequence[tuple[int, int, int, int, int, int, int, int]],
+    buffer: DeviceBuffer,
+    stop: StopFlag,
+) -> dict[str, Any]:
+    """Copy what the extents want out of a region, in which the pieces (file, offset, bytes, place) lie."""
+
 class Reservation:
     """Parts of one checkpoint, held until `release` or the end of the object."""
 

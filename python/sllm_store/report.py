@@ -26,9 +26,9 @@ class LoadReport:
 
     `store` says whether a store did it: "" where none was asked, "mapped" where it did, and where "auto" did without,
     why: "unavailable" (none is there, or it went), "buffer" (it was to fill a HostBuffer), or the code of another error
-    (errors.py), such as "exhausted" for a pool too small. Onto devices it is "copied". Through a store, what is said of
-    reads is the daemon's account of what it brought for this load; all zero where the bytes were there, or on their way
-    for somebody else.
+    (errors.py), such as "exhausted" for a pool too small. Onto devices it is "copied", or "staged" where this process
+    had to copy. Through a store, what is said of reads is the daemon's account of what it brought for this load; all
+    zero where the bytes were there, or on their way for somebody else.
 
     Of `bytes_read`, `bytes_cached` were copied out of the page cache and `bytes_mapped` mapped, in `fetch_s`; the rest
     came from the drive, through `queue` ("none" where nothing did), `deepest` reads at a time. `bytes_registered` is

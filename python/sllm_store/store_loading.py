@@ -21,12 +21,19 @@ from sllm_store.accounts import Account, sum_up
 from sllm_store.checkpoint import Checkpoint
 from sllm_store.client import StoreClient, find_store
 from sllm_store.devices import choose_targets
-from sllm_store.errors import CancelledError, InvalidArgumentError, SllmError, UnavailableError
+from sllm_store.errors import (
+    CancelledError,
+    DeviceError,
+    InvalidArgumentError,
+    SllmError,
+    UnavailableError,
+    UnsupportedError,
+)
 from sllm_store.plan import Extent, LoadPlan, make_plan
 from sllm_store.pooled_pieces import region_pieces, wanted_ranges
 from sllm_store.protocol import Leased, Load, LoadOnto
 from sllm_store.reading import Buffer, Loaded, LoadRequest, choose_slices, load_in_process, select_names
-from sllm_store.store_onto import copy_onto
+from sllm_store.store_onto import copy_leased, copy_onto
 
 # What is waited for room in the pool: this process can do without where it may.
 _WAIT_S: Final = 30.0
@@ -77,7 +84,7 @@ def _load(checkpoint: Checkpoint, request: LoadRequest, stop: _core.StopFlag, so
     wait_s = _AUTO_WAIT_S if request.store == "auto" else _WAIT_S
     asked = Load(request.url or str(checkpoint.path.absolute()), identities, [], wait_s)
     with StoreClient(socket, stop.is_set) as client:
-        parts = [_bring(client, asked, plan, target) for target in enumerate(targets.devices)]
+        parts = [_bring(client, asked, plan, target, stop) for target in enumerate(targets.devices)]
     stages = {**sum_up(part.account for part in parts), "plan_s": planned - start}
     stages["load_s"] = time.perf_counter() - planned
     how = ", ".join(dict.fromkeys(part.how for part in parts))
@@ -86,14 +93,22 @@ def _load(checkpoint: Checkpoint, request: LoadRequest, stop: _core.StopFlag, so
     return Loaded(checkpoint, names, verified, "pool", targets.devices, buffers, plan, slices, stages, how)
 
 
-def _bring(client: StoreClient, asked: Load, plan: LoadPlan, target: tuple[int, str]) -> _Part:
+def _bring(
+    client: StoreClient, asked: Load, plan: LoadPlan, target: tuple[int, str], stop: _core.StopFlag
+) -> _Part:
     number, device = target
     extents = [extent._replace(target=0) for extent in plan.extents if extent.target == number]
     nbytes = plan.target_bytes[number]
     if device == "cpu":
         return _map(client, asked, extents, nbytes)
     onto = LoadOnto(asked.path, asked.identities, "", nbytes, b"", [(*extent,) for extent in extents], asked.wait_s)
-    buffer, copied = copy_onto(client, device, onto)
+    try:
+        buffer, copied = copy_onto(client, device, onto)
+    except (UnsupportedError, DeviceError, InvalidArgumentError):
+        # The daemon does not reach the device, or its driver does not open the memory; what else there is fails again.
+        buffer = _core.find_device(device).allocate(nbytes)
+        here = copy_leased(client, asked, extents, buffer, stop)
+        return _Part(buffer, here.is_verified, here.copies, "staged")
     return _Part(buffer, copied.is_verified, copied.copies, "copied")
 
 

@@ -1,4 +1,8 @@
-"""A device's memory that the store fills: this process allocates it and passes it on, the daemon copies into it."""
+"""A device's memory that the store fills: this process allocates it and passes it on, the daemon copies into it.
+
+Where the daemon cannot reach the device or the memory, as in a container that has no GPU, this process leases the
+chunks and copies out of them by itself, which is slower: its driver has not pinned them.
+"""
 
 import os
 from contextlib import ExitStack
@@ -7,9 +11,12 @@ from typing import NamedTuple
 import msgspec
 
 from sllm_store import _core
+from sllm_store.accounts import Account
 from sllm_store.client import StoreClient
-from sllm_store.errors import UnsupportedError
-from sllm_store.protocol import Copied, LoadOnto
+from sllm_store.errors import UnavailableError, UnsupportedError
+from sllm_store.plan import BLOCK_BYTES, HUGE_PAGE_BYTES, Extent, round_up
+from sllm_store.pooled_pieces import wanted_ranges
+from sllm_store.protocol import Copied, Leased, Load, LoadOnto, PooledPiece
 
 
 class _Shared(NamedTuple):
@@ -42,3 +49,38 @@ def _allocate(device: _core.Device, nbytes: int) -> _Shared:
         # Legacy handles open where descriptors are unknown; where neither is, this raises it again.
         buffer = device.allocate(nbytes)
         return _Shared(buffer, None, buffer.export_ipc())
+
+
+class CopiedHere(NamedTuple):
+    """What copying out of leased chunks did."""
+
+    is_verified: bool
+    copies: Account
+
+
+def copy_leased(
+    client: StoreClient, asked: Load, extents: list[Extent], buffer: _core.DeviceBuffer, stop: _core.StopFlag
+) -> CopiedHere:
+    """Fill the buffer as the extents say, out of a lease of what they touch, which ends here.
+
+    Raises what the daemon answers, DeviceError, CancelledError once `stop` is set.
+    """
+    leased, fd = client.request_fd(msgspec.structs.replace(asked, ranges=wanted_ranges(extents)), Leased)
+    if fd is None:
+        raise UnavailableError(f"the store at {client.path} gave no descriptor of its pool")
+    placed, nbytes = _side_by_side(leased.pieces)
+    mapped = [(place, piece[3], piece[2]) for piece, (*_, place) in zip(leased.pieces, placed, strict=True)]
+    region = _core.MappedRegion(fd, mapped, nbytes)
+    copies = _core.copy_region(region, placed, [(*extent,) for extent in extents], buffer, stop)
+    return CopiedHere(leased.is_verified, copies)
+
+
+def _side_by_side(pieces: list[PooledPiece]) -> tuple[list[PooledPiece], int]:
+    """The pieces with places in a region instead of in the pool, congruent to those modulo a huge page, so that these
+    are mapped as such; and the region's size."""
+    placed, end = [], 0
+    for file, offset, nbytes, pool_offset in pieces:
+        start = end + (pool_offset - end) % HUGE_PAGE_BYTES
+        placed.append((file, offset, nbytes, start))
+        end = round_up(start + nbytes, BLOCK_BYTES)
+    return placed, end

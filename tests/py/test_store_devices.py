@@ -80,14 +80,30 @@ def test_a_map_spreads_over_host_and_devices(store, checkpoint):
     assert report["store"] == "mapped, copied"
 
 
-def test_auto_copies_by_itself_where_the_store_knows_no_device(here, checkpoint, driver, monkeypatch):
+@pytest.mark.parametrize("by", ["auto", "path"])
+def test_the_client_copies_out_of_its_lease_where_the_store_knows_no_device(here, checkpoint, driver, monkeypatch, by):
     folder, oracle = checkpoint
     with running_store(here / "blind.sock") as running:
         for name, value in {**driver, "SLLM_STORE": str(running.path)}.items():
             monkeypatch.setenv(name, value)
-        found, report, _ = load_in_child(folder, "auto", "cuda:0")
+        found, report, _ = load_in_child(folder, "auto" if by == "auto" else running.path, "cuda:0")
         assert found == digests(oracle)
-        assert report["store"] in ("unsupported", "device")
+        assert (report["store"], report["verified"]) == ("staged", True)
+        assert report["bytes_resident"] > 0
+        assert running.state().leases == 0
+
+
+@pytest.mark.parametrize(
+    ("lacking", "how"), [("no_vmm=1", "copied"), ("no_vmm=1,no_ipc=1", "staged")], ids=["descriptors", "handles as well"]
+)
+def test_memory_that_has_no_descriptor_is_passed_as_a_handle_or_filled_here(
+    store, checkpoint, monkeypatch, lacking, how
+):
+    folder, oracle = checkpoint
+    monkeypatch.setenv("SLLM_CUDA_SIM", f"devices=2,{lacking}")
+    found, report, _ = load_in_child(folder, store.path, "cuda:0")
+    assert found == digests(oracle)
+    assert report["store"] == how
 
 
 def test_a_killed_client_leaves_the_store_serving(store, checkpoint):
