@@ -127,7 +127,8 @@ void check_sum(std::span<const Extent> extents, std::uint64_t target_bytes) {
 
 // Cut at multiples of `chunk_bytes` in the memory.
 LoadPlan make_plan(std::span<const PooledPiece> pieces, std::span<const Extent> extents,
-                   std::span<std::byte> memory, std::pair<std::uint64_t, std::uint64_t> chunk_and_target_bytes) {
+                   std::span<std::byte> memory,
+                   std::pair<std::uint64_t, std::uint64_t> chunk_and_target_bytes) {
   const auto [chunk_bytes, target_bytes] = chunk_and_target_bytes;
   check_pieces(pieces, memory.size());
   check_extents(pieces, extents, target_bytes);

@@ -93,9 +93,7 @@ def _load(checkpoint: Checkpoint, request: LoadRequest, stop: _core.StopFlag, so
     return Loaded(checkpoint, names, verified, "pool", targets.devices, buffers, plan, slices, stages, how)
 
 
-def _bring(
-    client: StoreClient, asked: Load, plan: LoadPlan, target: tuple[int, str], stop: _core.StopFlag
-) -> _Part:
+def _bring(client: StoreClient, asked: Load, plan: LoadPlan, target: tuple[int, str], stop: _core.StopFlag) -> _Part:
     number, device = target
     extents = [extent._replace(target=0) for extent in plan.extents if extent.target == number]
     nbytes = plan.target_bytes[number]

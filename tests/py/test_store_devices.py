@@ -94,7 +94,7 @@ def test_the_client_copies_out_of_its_lease_where_the_store_knows_no_device(here
 
 
 @pytest.mark.parametrize(
-    ("lacking", "how"), [("no_vmm=1", "copied"), ("no_vmm=1,no_ipc=1", "staged")], ids=["descriptors", "handles as well"]
+    ("lacking", "how"), [("no_vmm=1", "copied"), ("no_vmm=1,no_ipc=1", "staged")], ids=["descriptors", "both"]
 )
 def test_memory_that_has_no_descriptor_is_passed_as_a_handle_or_filled_here(
     store, checkpoint, monkeypatch, lacking, how
