@@ -10,11 +10,12 @@ from sllm_store import _core
 from sllm_store.checkpoint import Checkpoint, Partition
 from sllm_store.collecting import paused_collections
 from sllm_store.devices import DeviceChoice, choose_targets, device_names
-from sllm_store.errors import InvalidArgumentError
+from sllm_store.errors import InvalidArgumentError, UnavailableError
 from sllm_store.header import StoredTensor
 from sllm_store.plan import WHOLE, LoadPlan, make_plan
 from sllm_store.report import LoadReport
 from sllm_store.slicing import Slice, sliced_tensor
+from sllm_store.store_paths import socket_paths
 from sllm_store.tensor_parallel import tp_slices
 
 FilledBuffer = _core.HostBuffer | _core.DeviceBuffer
@@ -115,6 +116,9 @@ def load_bytes(checkpoint: Checkpoint, request: LoadRequest, stop: _core.StopFla
     """Bring the named tensors into memory; `stop` ends it from another thread with CancelledError."""
     if request.store is None:
         return load_in_process(checkpoint, request, stop)
+    if request.store == "auto" and not request.url and not any(map(os.path.exists, socket_paths())):
+        # Most processes have no store, and need no client to find that out.
+        return load_in_process(checkpoint, request, stop)._replace(store=UnavailableError.code)
     from sllm_store.store_loading import load_through_store
 
     return load_through_store(checkpoint, request, stop)
