@@ -18,14 +18,14 @@ import struct
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from sllm_store import _core
-from sllm_store.errors import InternalError, OutOfMemoryError
+from sllm_store.errors import InternalError, OutOfMemoryError, SllmError
 from sllm_store.manifest import SPAN_BYTES
 from sllm_store.writing import os_errors, sync, write_file
 
@@ -127,17 +127,19 @@ class DiskCopy:
         with self._journal_lock, self._failing("sync"):
             with self._lock:
                 records, self._waiting = self._waiting, []
-            try:
+            with ExitStack() as failing:
+                failing.callback(self._put_back, records)
                 for file in sorted({file for file, _, _ in records}):
                     os.fdatasync(self._files[file])
                 if records and not self.is_published:
                     _write_at(self._journal, os.fstat(self._journal).st_size, memoryview(encode_records(records)))
                     os.fdatasync(self._journal)
                 self._synced_s = time.monotonic()
-            except BaseException:
-                with self._lock:
-                    self._waiting = records + self._waiting
-                raise
+                failing.pop_all()
+
+    def _put_back(self, records: list[tuple[int, int, int]]) -> None:
+        with self._lock:
+            self._waiting = records + self._waiting
 
     def publish(self, place: Path) -> None:
         """Move the whole copy to `place`, where nothing is yet; a published one stays where it is."""
@@ -176,15 +178,14 @@ class DiskCopy:
         if not self.is_published:
             self.folder.mkdir(exist_ok=True)
             self._check_origin()
-        try:
+        with ExitStack() as failing:
+            failing.callback(self.close)
             for number, file in enumerate(self.origin.files):
                 self._files.append(self._open_file(number, file))
             if not self.is_published:
                 self._journal = _open_for_writing(self.folder / JOURNAL_NAME)
                 self._replay()
-        except BaseException:
-            self.close()
-            raise
+            failing.pop_all()
 
     def _check_origin(self) -> None:
         if read_origin(self.folder) == self.origin:
@@ -222,7 +223,7 @@ class DiskCopy:
         try:
             with os_errors(f"cannot {failed} in {self.folder}"):
                 yield
-        except Exception as error:
+        except SllmError as error:
             cause = error.__cause__
             if isinstance(cause, OSError) and cause.errno in _FULL:
                 raise OutOfMemoryError(

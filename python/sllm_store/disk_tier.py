@@ -23,7 +23,7 @@ import re
 import shutil
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -84,11 +84,10 @@ class DiskTier:
         with os_errors(f"cannot use {self._root} as a disk tier"):
             self._root.mkdir(parents=True, exist_ok=True)
             self._lock_fd = _lock(self._root)
-            try:
+            with ExitStack() as failing:
+                failing.callback(os.close, self._lock_fd)
                 self._prepare()
-            except BaseException:
-                os.close(self._lock_fd)
-                raise
+                failing.pop_all()
         self._crcs = CrcFiles(self._root / "crcs")
 
     @property

@@ -1,6 +1,8 @@
 """The border to obstore: each error that it may raise, and the class that it becomes."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from sllm_store.errors import (
@@ -64,6 +66,19 @@ def from_obstore(error: Exception, failed: str) -> SllmError:
         cls = _class_of_failure(whole)
     text = _SECRET.sub("", " ".join(whole.partition(_DEBUG)[0].split()))
     return cls(f"{failed}: {text[:_TEXT_LENGTH]}")
+
+
+@contextmanager
+def obstore_errors(failed: str) -> Iterator[None]:
+    """Translate what obstore raises in the block, as from_obstore does; errors of ours pass."""
+    from obstore.exceptions import BaseError
+
+    try:
+        yield
+    except SllmError:
+        raise
+    except (BaseError, OSError, ValueError, NotImplementedError) as error:
+        raise from_obstore(error, failed) from error
 
 
 def _class_of_failure(text: str) -> type[SllmError]:

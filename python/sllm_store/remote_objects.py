@@ -17,10 +17,9 @@ from sllm_store.errors import (
     ConflictError,
     CorruptCheckpointError,
     PermissionDeniedError,
-    SllmError,
     UnavailableError,
 )
-from sllm_store.remote_errors import PASSING, from_obstore
+from sllm_store.remote_errors import PASSING, obstore_errors
 from sllm_store.remote_urls import RemoteOptions, RemoteUrl
 
 if TYPE_CHECKING:
@@ -99,12 +98,10 @@ class RemoteFolder:
         import obstore
 
         try:
-            met = _object_of(known.name, obstore.head(self.store, known.name))
-        except Exception as error:
-            failure = from_obstore(error, f"cannot find {self.origin(known.name)}")
-            if isinstance(failure, CheckpointNotFoundError):
-                return False
-            raise failure from error
+            with obstore_errors(f"cannot find {self.origin(known.name)}"):
+                met = _object_of(known.name, obstore.head(self.store, known.name))
+        except CheckpointNotFoundError:
+            return False
         return (met.version, met.nbytes) == (known.version, known.nbytes)
 
     async def read_whole(self, known: RemoteObject, limit_bytes: int) -> bytes:
@@ -164,13 +161,9 @@ class RemoteFolder:
 
     async def _attempt(self, ask: Callable[[], Awaitable[_T]], failed: str) -> _T:
         self.traffic.requests += 1
-        try:
+        with obstore_errors(failed):
             async with self._slots:
                 return await ask()
-        except SllmError:
-            raise
-        except Exception as error:
-            raise from_obstore(error, failed) from error
 
     async def _pause(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):

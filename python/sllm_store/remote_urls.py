@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
 from sllm_store.errors import InvalidArgumentError, UnsupportedError
-from sllm_store.remote_errors import from_obstore
+from sllm_store.remote_errors import obstore_errors
 
 BUCKET_SCHEMES: Final = ("s3", "gs", "az")
 WEB_SCHEMES: Final = ("https", "http")
@@ -112,10 +112,8 @@ def open_store(url: RemoteUrl, options: RemoteOptions) -> Any:
     }
     if options.allow_http or url.scheme == "http" or _has_loopback_endpoint():
         settings["client_options"]["allow_http"] = True
-    try:
+    with obstore_errors(f"cannot open {url.folder}"):
         return HTTPStore.from_url(url.folder, **settings) if not url.can_list else from_url(url.folder, **settings)
-    except Exception as error:
-        raise from_obstore(error, f"cannot open {url.folder}") from error
 
 
 def _has_loopback_endpoint() -> bool:
