@@ -4,6 +4,7 @@ import os
 import socket
 import struct
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Final, TypeVar
@@ -17,7 +18,7 @@ from sllm_store.errors import (
     class_of,
 )
 from sllm_store.frames import Channel
-from sllm_store.protocol import VERSION, Failed, Hello, Message, Progress, Welcome
+from sllm_store.protocol import VERSION, Failed, Hello, Leased, Load, Message, Progress, Welcome
 from sllm_store.store_paths import check_socket, is_trusted_uid, socket_paths
 
 # A daemon that lives says something twice a second, even while it waits itself, and greets at once.
@@ -42,11 +43,10 @@ class StoreClient:
         """
         self.path = Path(path)
         self._channel = Channel(_connect(self.path), str(path), is_stopped)
-        try:
+        with ExitStack() as failing:
+            failing.callback(self._channel.close)
             self.welcome = self._greet()
-        except BaseException:
-            self._channel.close()
-            raise
+            failing.pop_all()
 
     def __enter__(self) -> "StoreClient":
         return self
@@ -88,6 +88,13 @@ class StoreClient:
                 return received, fd
             progress = self._checked(received, fd, Progress)
             on_progress(progress.nbytes, progress.total)
+
+    def request_lease(self, wanted: Load) -> tuple[Leased, int]:
+        """A lease, and its descriptor, which is the caller's. Raises as `request` does."""
+        leased, fd = self.request_fd(wanted, Leased)
+        if fd is None:
+            raise UnavailableError(f"the store at {self.path} gave no descriptor of its pool")
+        return leased, fd
 
     def _checked(self, received: Message, fd: int | None, wanted: type[_AnswerType]) -> _AnswerType:
         """What was received, where that is what was wanted, without a descriptor. Raises what it says otherwise."""

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from operator import itemgetter
 
 from sllm_store.errors import UnavailableError
-from sllm_store.plan import BLOCK_BYTES, Extent
+from sllm_store.plan import BLOCK_BYTES, Extent, round_up
 from sllm_store.protocol import FileRange, PooledPiece
 
 # Destination in a region, offset in the pool, bytes.
@@ -17,7 +17,7 @@ def wanted_ranges(extents: Iterable[Extent]) -> list[FileRange]:
     ranges: list[FileRange] = []
     for extent in extents:
         begin, end = extent.offset, extent.offset + extent.nbytes
-        if ranges and ranges[-1][0] == extent.partition and begin <= _round_up(ranges[-1][2]):
+        if ranges and ranges[-1][0] == extent.partition and begin <= round_up(ranges[-1][2], BLOCK_BYTES):
             ranges[-1] = (extent.partition, ranges[-1][1], max(end, ranges[-1][2]))
         elif end > begin:
             ranges.append((extent.partition, begin, end))
@@ -97,7 +97,3 @@ def _cut(
         taken = min(nbytes - skipped, left)
         yield destination, pool_offset + skipped, taken
         offset, destination, left, at = offset + taken, destination + taken, left - taken, at + 1
-
-
-def _round_up(value: int) -> int:
-    return -(-value // BLOCK_BYTES) * BLOCK_BYTES

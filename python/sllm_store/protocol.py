@@ -183,12 +183,10 @@ class CheckpointState(msgspec.Struct, frozen=True):
 
 
 class DeviceState(msgspec.Struct, frozen=True):
-    """A device that the daemon has a context on, and what that takes of its memory, 0 where nobody knows; and what its
-    driver has pinned of the pool."""
+    """A device that the daemon has a context on, and what its driver has pinned of the pool."""
 
     uuid: str
     model: str
-    context_bytes: int
     pinned_bytes: int
 
 

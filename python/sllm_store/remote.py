@@ -15,13 +15,14 @@ says why. `complete`, which has nothing but the copy to make, does fail.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import replace
-from typing import Any, Final, TypeVar
+from typing import Final
 
 from sllm_store import _core
+from sllm_store.blocking import unbroken
 from sllm_store.checkpoint import Checkpoint, open_checkpoint
 from sllm_store.disk_copy import DiskCopy
 from sllm_store.disk_tier import DiskTier
@@ -50,8 +51,6 @@ _DEFAULTS: Final = RemoteOptions()
 _THREADS: Final = 4
 
 _log: Final = logging.getLogger(__name__)
-
-_T = TypeVar("_T")
 
 FillAccount = dict[str, float | int | str]
 
@@ -126,18 +125,23 @@ class RemoteSource:
         Raises CancelledError once `stop` is set, ConflictError where an object was replaced, CorruptCheckpointError
         naming the range, and what open_remote raises; what did not come is abandoned then.
         """
-        try:
-            if pieces is None:
-                pieces = await asyncio.to_thread(_claim_again, reservation)
-            if self._is_published():
-                account = await self._fill_from_published(reservation, stop)
-                if account is not None:
-                    return account
-                pieces = await asyncio.to_thread(_claim_again, reservation)
-            return await self._bring(pieces, reservation, stop)
-        except BaseException:
-            await asyncio.to_thread(reservation.abandon)
-            raise
+        async with AsyncExitStack() as failing:
+            failing.push_async_callback(asyncio.to_thread, reservation.abandon)
+            account = await self._fill(reservation, stop, pieces)
+            failing.pop_all()
+        return account
+
+    async def _fill(
+        self, reservation: "_core.Reservation", stop: _core.StopFlag, pieces: list[Piece] | None
+    ) -> FillAccount:
+        if pieces is None:
+            pieces = await asyncio.to_thread(_claim_again, reservation)
+        if self._is_published():
+            account = await self._fill_from_published(reservation, stop)
+            if account is not None:
+                return account
+            pieces = await asyncio.to_thread(_claim_again, reservation)
+        return await self._bring(pieces, reservation, stop)
 
     async def complete(self, stop: _core.StopFlag) -> FillAccount:
         """Bring what the disk tier lacks of the checkpoint, and publish it; raises as `fill` does."""
@@ -170,7 +174,7 @@ class RemoteSource:
                     return None
                 local = await asyncio.to_thread(open_checkpoint, copy.folder)
                 files = native_files(local.partitions, verify=True)
-                return await _unbroken(reservation.fill, files, _core.LoadOptions(), stop)
+                return await unbroken(lambda: reservation.fill(files, _core.LoadOptions(), stop))
             except (CorruptCheckpointError, CheckpointNotFoundError, OutOfMemoryError, StoreIOError):
                 # The remote has it still: what is damaged or gone comes from there, and repairs the copy.
                 return None
@@ -194,7 +198,7 @@ class RemoteSource:
             raise
         finally:
             folder.stopping.set()
-            await _unbroken(stack.close)
+            await unbroken(stack.close)
         return _summary(folder.traffic, account)
 
     async def _open_copy(self, stack: ExitStack, account: Account, *, is_needed: bool) -> DiskCopy | None:
@@ -224,7 +228,7 @@ class RemoteSource:
             self._is_replaced |= isinstance(error, ConflictError)
             _log.warning("no copy of %s on the disk yet: %s", self._folder.url.url, error)
         finally:
-            await _unbroken(stack.close)
+            await unbroken(stack.close)
 
     async def _finish_copy(self, fetch: Fetch, stop: Stop, *, is_all: bool) -> None:
         """Bring what no load asks for, the whole rest with `is_all`, and publish what is whole."""
@@ -286,13 +290,3 @@ def _summary(traffic: Traffic, account: Account) -> FillAccount:
         "disk_error": account.disk_error,
         "total_s": time.perf_counter() - account.started_s,
     }
-
-
-async def _unbroken(function: Callable[..., _T], *arguments: Any) -> _T:
-    """Call what blocks in a thread; when cancelled, after it has returned."""
-    future = asyncio.ensure_future(asyncio.to_thread(function, *arguments))
-    try:
-        return await asyncio.shield(future)
-    except asyncio.CancelledError:
-        await asyncio.wait([future])
-        raise

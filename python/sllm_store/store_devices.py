@@ -6,17 +6,17 @@ import asyncio
 import os
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Final, TypeVar, cast
+from typing import Final, cast
 
 from sllm_store import _core
 from sllm_store.accounts import Account
+from sllm_store.blocking import unbroken
 from sllm_store.errors import InvalidArgumentError
 from sllm_store.protocol import DeviceState, LoadOnto, PlannedExtent, PooledPiece
 
 IDLE_S: Final = 300.0
-
-_Result = TypeVar("_Result")
 
 
 @dataclass(eq=False, slots=True)
@@ -53,19 +53,18 @@ class StoreDevices:
         if (fd is None) == (request.ipc_handle == b""):
             raise InvalidArgumentError("memory of a device comes as a descriptor or as a handle")
         opened, device = await self._use(request.device)
-        memory = ClientMemory(device, lambda: self._end_use(request.device, opened))
-        try:
-            await _unbroken(lambda: memory.bring_in(request, fd))
-        except BaseException:
-            memory.close()
-            raise
+        with ExitStack() as failing:
+            memory = ClientMemory(device, lambda: self._end_use(request.device, opened))
+            failing.callback(memory.close)
+            await unbroken(lambda: memory.bring_in(request, fd))
+            failing.pop_all()
         return memory
 
     async def _use(self, uuid: str) -> tuple[_Open, _core.PoolDevice]:
         async with self._opening:
             opened = self._open.get(uuid)
             if opened is None or opened.device is None:
-                device = await _unbroken(lambda: _core.PoolDevice(self._store, _core.find_device(f"cuda:{uuid}")))
+                device = await unbroken(lambda: _core.PoolDevice(self._store, _core.find_device(f"cuda:{uuid}")))
                 opened = self._open[uuid] = _Open(device)
             opened.uses += 1
             return opened, cast("_core.PoolDevice", opened.device)
@@ -119,19 +118,8 @@ class ClientMemory:
         if buffer is None:
             raise InvalidArgumentError("the device's memory was given back")
         stop = self._stop
-        return await _unbroken(lambda: self._device.copy(pieces, extents, buffer, stop), stop.set)
-
-
-async def _unbroken(function: Callable[[], _Result], stop: Callable[[], None] = lambda: None) -> _Result:
-    """Call what blocks in a thread; where this is cancelled, `stop` it, and go when it has returned."""
-    future = asyncio.ensure_future(asyncio.to_thread(function))
-    try:
-        return await asyncio.shield(future)
-    except asyncio.CancelledError:
-        stop()
-        await asyncio.wait([future])
-        raise
+        return await unbroken(lambda: self._device.copy(pieces, extents, buffer, stop), stop.set)
 
 
 def _state(uuid: str, device: _core.PoolDevice) -> DeviceState:
-    return DeviceState(uuid, device.device.model, 0, device.pinned_bytes)
+    return DeviceState(uuid, device.device.model, device.pinned_bytes)

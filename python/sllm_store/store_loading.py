@@ -26,12 +26,11 @@ from sllm_store.errors import (
     DeviceError,
     InvalidArgumentError,
     SllmError,
-    UnavailableError,
     UnsupportedError,
 )
 from sllm_store.plan import Extent, LoadPlan, make_plan
 from sllm_store.pooled_pieces import region_pieces, wanted_ranges
-from sllm_store.protocol import Leased, Load, LoadOnto
+from sllm_store.protocol import Load, LoadOnto
 from sllm_store.reading import Buffer, Loaded, LoadRequest, choose_slices, load_in_process, select_names
 from sllm_store.store_onto import copy_leased, copy_onto
 
@@ -112,9 +111,7 @@ def _bring(client: StoreClient, asked: Load, plan: LoadPlan, target: tuple[int, 
 
 def _map(client: StoreClient, asked: Load, extents: list[Extent], nbytes: int) -> _Part:
     wanted = msgspec.structs.replace(asked, ranges=wanted_ranges(extents))
-    leased, fd = client.request_fd(wanted, Leased)
-    if fd is None:
-        raise UnavailableError(f"the store at {client.path} gave no descriptor of its pool")
+    leased, fd = client.request_lease(wanted)
     try:
         pieces = region_pieces(extents, leased.pieces)
     except SllmError:

@@ -13,10 +13,10 @@ import msgspec
 from sllm_store import _core
 from sllm_store.accounts import Account
 from sllm_store.client import StoreClient
-from sllm_store.errors import UnavailableError, UnsupportedError
+from sllm_store.errors import UnsupportedError
 from sllm_store.plan import BLOCK_BYTES, HUGE_PAGE_BYTES, Extent, round_up
 from sllm_store.pooled_pieces import wanted_ranges
-from sllm_store.protocol import Copied, Leased, Load, LoadOnto, PooledPiece
+from sllm_store.protocol import Copied, Load, LoadOnto, PooledPiece
 
 
 class _Shared(NamedTuple):
@@ -65,9 +65,7 @@ def copy_leased(
 
     Raises what the daemon answers, DeviceError, CancelledError once `stop` is set.
     """
-    leased, fd = client.request_fd(msgspec.structs.replace(asked, ranges=wanted_ranges(extents)), Leased)
-    if fd is None:
-        raise UnavailableError(f"the store at {client.path} gave no descriptor of its pool")
+    leased, fd = client.request_lease(msgspec.structs.replace(asked, ranges=wanted_ranges(extents)))
     placed, nbytes = _side_by_side(leased.pieces)
     mapped = [(place, piece[3], piece[2]) for piece, (*_, place) in zip(leased.pieces, placed, strict=True)]
     region = _core.MappedRegion(fd, mapped, nbytes)

@@ -58,8 +58,7 @@ def _rows(state: State) -> list[tuple[str, str, str]]:
     for tier, rate in sorted(state.bytes_per_s.items()):
         rows.append((f"from {tier}", f"{rate / 1e9:.2f} GB/s", "as last measured"))
     for device in state.devices:
-        size = binary_size(device.context_bytes) if device.context_bytes else ""
-        rows.append((f"{device.model} {device.uuid}", size, f"{binary_size(device.pinned_bytes)} of the pool pinned"))
+        rows.append((f"{device.model} {device.uuid}", binary_size(device.pinned_bytes), "of the pool pinned"))
     return rows
 
 
