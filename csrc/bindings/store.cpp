@@ -158,13 +158,6 @@ void bind_eviction(py::module_& module) {
       .value("GREEDY_DUAL", EvictionPolicy::kGreedyDual)
       .value("LRU", EvictionPolicy::kLru)
       .finalize();
-  py::class_<EvictionOrder>(module, "EvictionOrder")
-      .def(py::init<EvictionPolicy>(), py::arg("eviction"))
-      .def("use", &EvictionOrder::use, py::arg("key"), py::arg("cost_s"), py::arg("nbytes"))
-      .def("set_cost", &EvictionOrder::set_cost, py::arg("key"), py::arg("cost_s"), py::arg("nbytes"))
-      .def("note_evicted", &EvictionOrder::note_evicted, py::arg("key"))
-      .def("forget", &EvictionOrder::forget, py::arg("key"))
-      .def("order", &EvictionOrder::order);
 }
 
 // A property that may have to wait for the store's mutex.

@@ -191,14 +191,3 @@ def test_no_room_is_none_and_never_any_room_an_error(folder: Path) -> None:
     assert store.reserve(large, [(0, 0, CHUNK)]) is None
     with pytest.raises(errors.OutOfMemoryError, match=str(3 * CHUNK)):
         store.reserve(large, [(0, 0, 3 * CHUNK)])
-
-
-def test_things_of_any_size_are_evicted_by_the_same_rule() -> None:
-    order = _core.EvictionOrder(_core.Eviction.GREEDY_DUAL)
-    order.use(1, 10.0, 1 << 30)
-    order.use(2, 10.0, 1 << 20)
-    order.use(3, 1.0, 1 << 30)
-    assert order.order() == [3, 1, 2]
-    order.note_evicted(3)
-    order.forget(3)
-    assert order.order() == [1, 2]
