@@ -45,13 +45,6 @@ from sllm_store.remote_ranges import claimed_parts, ranges_of
 from sllm_store.remote_urls import RemoteOptions, parse_url
 
 
-@pytest.fixture
-def tier(tmp_path: Path):
-    opened = DiskTier(tmp_path / "tier")
-    yield opened
-    opened.close()
-
-
 @pytest.fixture(params=["converted", "plain"])
 def folder(request, tmp_path):
     return (write_converted if request.param == "converted" else write_plain)(tmp_path / "model")

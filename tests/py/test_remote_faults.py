@@ -23,7 +23,6 @@ from remote_checkpoints import (
 )
 
 from sllm_store import _core, errors
-from sllm_store.disk_tier import DiskTier
 from sllm_store.errors import (
     AuthenticationError,
     CancelledError,
@@ -40,13 +39,6 @@ from sllm_store.errors import (
 from sllm_store.remote import open_remote
 from sllm_store.remote_errors import CLASSES, PASSING, from_obstore
 from sllm_store.remote_urls import RemoteOptions
-
-
-@pytest.fixture
-def tier(tmp_path: Path):
-    opened = DiskTier(tmp_path / "tier")
-    yield opened
-    opened.close()
 
 
 @pytest.fixture(params=["converted", "plain"])

@@ -3,23 +3,14 @@
 import asyncio
 import mmap
 import os
-from pathlib import Path
 
 import pytest
 from range_server import Fault, RangeServer
 from remote_checkpoints import MIB, QUICK, assert_published, files_of, published, write_converted, write_plain
 
 from sllm_store import _core
-from sllm_store.disk_tier import DiskTier
 from sllm_store.errors import CorruptCheckpointError
 from sllm_store.remote import RemoteSource, open_remote
-
-
-@pytest.fixture
-def tier(tmp_path: Path):
-    opened = DiskTier(tmp_path / "tier")
-    yield opened
-    opened.close()
 
 
 @pytest.fixture(params=["converted", "plain"])

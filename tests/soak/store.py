@@ -8,7 +8,6 @@ stdout; the exit code is 0 where all of that holds.
 """
 
 import json
-import os
 import random
 import subprocess
 import sys
@@ -16,13 +15,18 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from contextlib import ExitStack
 from pathlib import Path
 
 import click
+from msgspec.structs import asdict
+
+from sllm_store.protocol import State
 
 HERE = Path(__file__).parent
-CLI = [sys.executable, "-c", "from sllm_store.cli import main; main()"]
+sys.path.insert(0, str(HERE.parent / "py"))
+
+from store_process import running_store  # noqa: E402
+
 MIB = 1 << 20
 ALLOWED_ABOVE_POOL = 256 * MIB
 POOLS_TO_EVICT = 3
@@ -88,12 +92,6 @@ def peak_bytes(pid: int) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
 
-def ask(socket: Path, *command: str) -> dict:
-    """What a command of the program says of the store."""
-    environment = {**os.environ, "SLLM_STORE": str(socket)}
-    return json.loads(subprocess.check_output([*CLI, *command, "--json"], text=True, env=environment))
-
-
 def run_clients(socket: Path, references: Path, clients: int, seconds: float) -> tuple[Counter[str], list[int]]:
     """What the clients counted, and how those ended that nobody killed."""
     counts: Counter[str] = Counter()
@@ -110,32 +108,29 @@ def run_clients(socket: Path, references: Path, clients: int, seconds: float) ->
     return counts, [client.stop() for client in running]
 
 
-def judge(status: dict, counts: Counter[str], exits: list[int], memory: int) -> dict[str, bool]:
+def judge(state: State, counts: Counter[str], exits: list[int], memory: int) -> dict[str, bool]:
     """Each promise, and whether it was kept."""
     return {
         "every byte compared was equal": counts["different"] == 0 and counts["equal"] > 0,
         "every client ended well": not any(exits),
-        "the pool was evicted three times over": status["evicted_bytes"] >= POOLS_TO_EVICT * status["pool_bytes"],
-        "no lease is left": status["leases"] == 0 and status["leased_bytes"] == 0,
-        "memory stayed within the pool and 256 MiB": memory <= status["pool_bytes"] + ALLOWED_ABOVE_POOL,
+        "the pool was evicted three times over": state.evicted_bytes >= POOLS_TO_EVICT * state.pool_bytes,
+        "no lease is left": state.leases == 0 and state.leased_bytes == 0,
+        "memory stayed within the pool and 256 MiB": memory <= state.pool_bytes + ALLOWED_ABOVE_POOL,
     }
 
 
 def soak(folder: Path, minutes: float, clients: int, pool: int) -> dict:
     """Run it all; the result."""
-    socket, references = folder / "store.sock", folder / "references.json"
+    references = folder / "references.json"
     folders = make_checkpoints(folder, 3 * pool)
     oracle = [sys.executable, str(HERE / "reference.py"), *map(str, folders)]
     references.write_text(subprocess.check_output(oracle, text=True))
-    command = [*CLI, "serve", "--pool", str(pool), "--socket", str(socket)]
-    with ExitStack() as ending:
-        daemon = ending.enter_context(subprocess.Popen(command))
-        ending.callback(daemon.terminate)
-        wait_until_serving(socket, daemon)
-        counts, exits = run_clients(socket, references, clients, minutes * 60)
-        status = ask(socket, "status")
-        memory = peak_bytes(daemon.pid)
-    promises = judge(status, counts, exits, memory)
+    with running_store(folder / "store.sock", pool=str(pool)) as store:
+        counts, exits = run_clients(store.path, references, clients, minutes * 60)
+        state = store.state()
+        memory = peak_bytes(store.process.pid)
+        status = store.stop()
+    promises = {**judge(state, counts, exits, memory), "the daemon ended well": status == 0}
     return {
         "minutes": minutes,
         "clients": clients,
@@ -143,17 +138,8 @@ def soak(folder: Path, minutes: float, clients: int, pool: int) -> dict:
         "counts": dict(counts),
         "daemon_peak_bytes": memory,
         "promises": promises,
-        "status": {name: value for name, value in status.items() if isinstance(value, int | float)},
+        "status": {name: value for name, value in asdict(state).items() if isinstance(value, int | float)},
     }
-
-
-def wait_until_serving(socket: Path, daemon: subprocess.Popen) -> None:
-    """Until it answers, ten seconds at the most."""
-    pause, end = threading.Event(), time.monotonic() + 10
-    while not socket.exists():
-        if daemon.poll() is not None or time.monotonic() > end:
-            raise click.ClickException("the store's daemon did not come up")
-        pause.wait(0.02)
 
 
 @click.command()
