@@ -39,7 +39,7 @@ const Shift kShiftInLanes{kInLanesBytes};
 const Shift kShiftFused{kFusedBytes};
 
 // How far ahead of the two places memory is asked for: hardware prefetchers, which stop at a page's end, do
-// not keep up with both. From memory 20 GB/s without, 32 with; 2 and 8 KiB are slower.
+// not keep up with both.
 constexpr std::size_t kAheadBytes = 4096;
 
 // x^power times x^-1, by which the multiplication of reflected numbers is off, in the upper half.
