@@ -174,6 +174,7 @@ def _tensorizer(files: Files, setting: int | None) -> Load:
 
 _ALL = (
     Loader("own", "yes", _ours("own")),
+    Loader("own, no verify", "yes", _ours("own", verify=False)),
     Loader("reused", "yes", _ours("reused"), holds_memory=True),
     Loader("map", "mapped", _ours("map")),
     Loader("map, no verify", "mapped", _ours("map", verify=False)),
