@@ -4,7 +4,7 @@
 
 Cold loads with verification into one buffer that was filled before, through the native core, each round in another
 order, drawn from a fixed seed. The core's defaults (csrc/load/pipeline.h) are chosen from its results. Writes
-results/reading.json and prints a table.
+results/reading-SHAPE.json and prints a table.
 """
 
 import random
@@ -93,7 +93,7 @@ def report(result: dict[str, Any], folder: Path) -> None:
         figures = (rate["median"], rate["min"], rate["max"], way["cpu_s_per_gb"])
         table.add_row(way["queue"], str(way["extent_mib"]), str(way["depth"]), *(f"{value:.3f}" for value in figures))
     console.print(table)
-    console.print(str(save("reading", result, folder)))
+    console.print(str(save(f"reading-{result['shape']}", result, folder)))
 
 
 if __name__ == "__main__":

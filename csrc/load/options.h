@@ -19,8 +19,8 @@ struct LoadOptions {
   QueueFactory queue = queue_factory(QueueKind::kAuto);
   FileAccess access = FileAccess::kDirect;
   CacheUse cache = CacheUse::kNone;
-  unsigned depth = 8;
-  std::uint64_t extent_bytes = std::uint64_t{8} << 20;  // at most; a multiple of kSpanBytes
+  unsigned depth = 32;
+  std::uint64_t extent_bytes = std::uint64_t{4} << 20;  // at most; a multiple of kSpanBytes
   unsigned check_threads =
       0;  // 0: one beside a drive, as many as there are cores (4 at most) beside the page cache
   std::uint64_t staging_bytes = std::uint64_t{256} << 20;  // at most, where a device is loaded onto
