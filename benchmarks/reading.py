@@ -3,7 +3,7 @@
     python benchmarks/reading.py [--shape llama-4gb] [--rounds 5] [--output FOLDER]
 
 Cold loads with verification into one buffer that was filled before, through the native core, each round in another
-order, drawn from a fixed seed. The core's defaults (csrc/load/pipeline.h) are chosen from its results. Writes
+order, drawn from a fixed seed. The core's defaults (csrc/load/options.h) are among the best of its results. Writes
 results/reading-SHAPE.json and prints a table.
 """
 

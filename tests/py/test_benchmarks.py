@@ -144,3 +144,14 @@ def test_bounds_hold_where_ours_is_fast_and_not_where_it_is_slow() -> None:
         "cold, own: of fio's best",
         "warm, own: of the rate of first touch",
     ]
+
+
+def test_without_verification_the_processor_is_compared_with_peers_alone() -> None:
+    import checks
+
+    result = result_with(2.0, 1.9)
+    result["loaders"]["own, no verify"] = result["loaders"]["own"]
+    compared = [check for check in checks.evaluate(result) if check.name.startswith("cold, own, no verify")]
+    assert [(check.name, check.value, check.bound) for check in compared] == [
+        ("cold, own, no verify: cpu s/GB, peer's", 0.2, 0.2)
+    ]
